@@ -1,0 +1,23 @@
+"""The compressor: feature maps of a vision encoder in, as many visual tokens out as each picture is worth.
+
+Dynamic Feature Map Reduction (DFMR), as reconstructed here from Wang & Xuan, arXiv 2412.08771. Tensors in, tensors
+out; needs torch, and triton only for CUDA tensors.
+"""
+
+from dfmr_kernels.decide import Grid, decide, grid_after, thresholds, tokens_after
+from dfmr_kernels.reduce import Reduction, pyramid, reduce
+from dfmr_kernels.reference import Pyramid
+from dfmr_kernels.scores import AGGREGATES
+
+__all__ = [
+    "AGGREGATES",
+    "Grid",
+    "Pyramid",
+    "Reduction",
+    "decide",
+    "grid_after",
+    "pyramid",
+    "reduce",
+    "thresholds",
+    "tokens_after",
+]

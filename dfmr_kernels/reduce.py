@@ -1,0 +1,131 @@
+"""The public entry: feature maps in, as many visual tokens out as each picture is worth."""
+
+from collections.abc import Sequence
+from math import isnan, nan
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from dfmr_kernels import reference
+from dfmr_kernels.decide import Grid, check_candidates, decide, grid_after
+from dfmr_kernels.reference import Pyramid
+from dfmr_kernels.scores import Aggregate, aggregate_by_name
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+class Reduction(NamedTuple):
+    """A batch after reduction; per-picture fields follow the batch's order.
+
+    Attributes:
+        features: (total_tokens, D) the chosen pooled maps, picture after picture, each in row-major window order;
+            dtype and device of the input.
+        grids: (rows, columns) of each picture's kept tokens; (0, 0) where it is not finite.
+        factors: the pooling factor chosen for each picture; 0 where it is not finite.
+        scores: (B, F) float32 on the CPU, one for each candidate in the candidates' order, in the unit of the
+            features; NaN where the picture is not finite.
+        finite: whether every element of the picture is finite. A picture that is not contributes no tokens.
+    """
+
+    features: Tensor
+    grids: list[Grid]
+    factors: list[int]
+    scores: Tensor
+    finite: list[bool]
+
+
+@torch.no_grad()
+def pyramid(features: Tensor, candidates: Sequence[int]) -> Pyramid:
+    """Pooled maps and sigma maps of a batch at every candidate factor, by the backend of its device.
+
+    CUDA tensors go through the fused Triton kernel, all others through the PyTorch reference. Nothing waits for the
+    device, and no gradient flows through.
+
+    Args:
+        features: (B, H, W, D) batch, rows, columns, channels; float32, bfloat16 or float16; B may be 0.
+        candidates: distinct pooling factors with 1 among them, in any order.
+
+    Raises:
+        ValueError: wrong rank, an empty axis, another dtype, or bad candidates.
+    """
+    _check_features(features)
+    check_candidates(candidates)
+    if features.is_cuda:
+        from dfmr_kernels import triton_kernels  # triton is absent from CPU-only installations
+
+        return triton_kernels.pyramid(features, candidates)
+    return reference.pyramid(features, candidates)
+
+
+def reduce(
+    features: Tensor, candidates: Sequence[int], thresholds: Sequence[Sequence[float]], aggregate: str = "mean"
+) -> Reduction:
+    """Pool every picture by the largest factor whose score stays below its threshold.
+
+    A picture's decision and values do not depend, to the bit, on the others in its batch. On CUDA the host waits for
+    the device once per call.
+
+    Args:
+        features: (B, H, W, D) batch, rows, columns, channels; float32, bfloat16 or float16; B may be 0.
+        candidates: distinct pooling factors with 1 among them, in any order.
+        thresholds: B rows of one threshold per candidate, as `decide.thresholds` builds them.
+        aggregate: how a sigma map becomes a score, by its name in `scores.AGGREGATES`.
+
+    Raises:
+        ValueError: wrong rank, an empty axis, another dtype, bad candidates, thresholds that do not match or are NaN,
+            or an unknown aggregate.
+    """
+    score = aggregate_by_name(aggregate)
+    _check_features(features)
+    _check_thresholds(thresholds, len(features), len(candidates))
+    measured = pyramid(features, candidates)
+    scores, finite = _scores_on_host(measured, score)
+    factors = [
+        decide(row, limits, candidates) if ok else 0
+        for row, limits, ok in zip(scores.tolist(), thresholds, finite, strict=True)
+    ]
+    return _pack(measured.maps, factors, scores, finite)
+
+
+def _check_features(features: Tensor) -> None:
+    if features.ndim != 4 or 0 in features.shape[1:]:
+        raise ValueError(f"features must be (batch, rows, columns, channels), got shape {tuple(features.shape)}")
+    if features.dtype not in DTYPES:
+        raise ValueError(f"features must be float32, bfloat16 or float16, got {features.dtype}")
+
+
+def _check_thresholds(thresholds: Sequence[Sequence[float]], pictures: int, candidates: int) -> None:
+    if len(thresholds) != pictures:
+        raise ValueError(f"need one row of thresholds per picture: {pictures} pictures, {len(thresholds)} rows")
+    for index, row in enumerate(thresholds):
+        if len(row) != candidates:
+            raise ValueError(f"thresholds of picture {index}: need {candidates}, one per candidate, got {len(row)}")
+        if any(isnan(limit) for limit in row):
+            raise ValueError(f"thresholds of picture {index} contain NaN")
+
+
+def _scores_on_host(measured: Pyramid, score: Aggregate) -> tuple[Tensor, list[bool]]:
+    """Scores (B, F) float32 and finite flags on the CPU, for one wait on the device."""
+    sigmas = measured.sigmas
+    packed = torch.cat([measured.finite[:, None].float(), *(sigma.flatten(1) for sigma in sigmas.values())], 1).cpu()
+    finite = [flag > 0 for flag in packed[:, 0].tolist()]
+    scores = torch.full((len(finite), len(sigmas)), nan)
+    first = 1
+    for column, sigma in enumerate(sigmas.values()):
+        grid = sigma.shape[1:]
+        windows = packed[:, first : first + grid.numel()].unflatten(1, grid)
+        first += grid.numel()
+        # One picture at a time, for the reason given in `reference.pyramid`.
+        for index, ok in enumerate(finite):
+            if ok:
+                scores[index, column] = score(windows[index : index + 1])[0]
+    return scores, finite
+
+
+def _pack(maps: dict[int, Tensor], factors: list[int], scores: Tensor, finite: list[bool]) -> Reduction:
+    _, height, width, channels = maps[1].shape
+    kept = [maps[s][index].flatten(0, 1) for index, s in enumerate(factors) if s]
+    packed = torch.cat(kept) if kept else maps[1].new_empty(0, channels)
+    grids = [grid_after((height, width), s) if s else (0, 0) for s in factors]
+    return Reduction(packed, grids, factors, scores, finite)
