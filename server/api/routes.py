@@ -1,0 +1,157 @@
+"""Routes: vLLM's chat and responses handlers with the compression report added, and the picture explainer."""
+
+import math
+from collections.abc import AsyncIterator, Awaitable, Callable
+from http import HTTPStatus
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body, Depends, Request
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from pydantic import BaseModel
+from starlette.concurrency import run_in_threadpool
+from vllm import envs
+from vllm.entrypoints.openai.chat_completion.api_router import create_chat_completion
+from vllm.entrypoints.openai.responses.api_router import create_responses
+from vllm.entrypoints.serve import create_error_response
+from vllm.entrypoints.serve.engine.protocol import ErrorResponse
+from vllm.entrypoints.serve.utils.api_utils import validate_json_request
+from vllm.exceptions import GracefulHTTPError
+from vllm.multimodal.media import MEDIA_CONNECTOR_REGISTRY
+
+from server.api.overlay import overlay_data_url
+from server.api.schemas import (
+    CandidateReport,
+    DfmrChatCompletionRequest,
+    DfmrResponsesRequest,
+    ExplainRequest,
+    ExplainResponse,
+    json_schema_examples,
+)
+from server.api.stream import with_last_chunk
+from server.encoding.encoder import EncodedPicture, Picture, PictureEncoder, as_pil
+from server.errors import RETRY_AFTER_SECONDS, PictureError
+from server.policy import DfmrOptions
+from server.request import RequestState, current_request
+from server.savings import Report
+
+router = APIRouter()
+_NOTHING = Report(original_visual_tokens=0, kept_visual_tokens=0, saved_visual_tokens=0, images=[])
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    HTTPStatus.BAD_REQUEST.value: {"model": ErrorResponse},
+    HTTPStatus.SERVICE_UNAVAILABLE.value: {"model": ErrorResponse},
+}
+_STREAM: dict[int | str, dict[str, Any]] = {HTTPStatus.OK.value: {"content": {"text/event-stream": {}}}}
+
+
+@router.post(
+    "/v1/chat/completions",
+    dependencies=[Depends(validate_json_request)],
+    responses={**_ERRORS, **_STREAM},
+    response_model=None,
+)
+async def chat_completions(
+    request: Annotated[DfmrChatCompletionRequest, Body(openapi_examples=json_schema_examples())],
+    raw_request: Request,
+) -> Response | None:
+    """OpenAI's chat completions; the response says what compression did to each picture."""
+    return await _with_report(create_chat_completion, request, raw_request, request.dfmr)
+
+
+@router.post(
+    "/v1/responses",
+    dependencies=[Depends(validate_json_request)],
+    responses={**_ERRORS, **_STREAM},
+    response_model=None,
+)
+async def responses(request: DfmrResponsesRequest, raw_request: Request) -> Response | None:
+    """OpenAI's responses; the response says what compression did to each picture."""
+    return await _with_report(create_responses, request, raw_request, request.dfmr)
+
+
+@router.post("/v1/dfmr/explain", dependencies=[Depends(validate_json_request)], responses=_ERRORS)
+async def explain(request: ExplainRequest, raw_request: Request) -> ExplainResponse:
+    """Measure one picture and show which of its visual tokens would be kept, and why."""
+    renderer = raw_request.app.state.engine_client.renderer
+    encoder: PictureEncoder | None = getattr(renderer, "encoder", None)
+    if encoder is None:
+        raise NotImplementedError("the served model takes no pictures")
+    model_config = renderer.model_config
+    connector = MEDIA_CONNECTOR_REGISTRY.load(
+        envs.VLLM_MEDIA_CONNECTOR,
+        media_io_kwargs=model_config.multimodal_config.media_io_kwargs,
+        allowed_local_media_path=model_config.allowed_local_media_path,
+        allowed_media_domains=model_config.allowed_media_domains,
+    )
+    try:
+        image = await connector.fetch_image_async(request.image_url.url)
+    except PictureError as error:
+        raise PictureError(0, error.reason, error.message) from error
+    picture = Picture(image, request.image_url.detail)
+    policy = encoder.policy.merge(request.dfmr)
+    (row,) = encoder.thresholds([picture], policy)
+    (encoded,) = await encoder.encode([picture], policy)
+    rows, columns = encoder.grid
+    overlay = None
+    if request.overlay:
+        shown = await run_in_threadpool(encoder.preprocessor, as_pil(image))
+        overlay = await run_in_threadpool(overlay_data_url, shown, encoder.grid, encoded.features.factor)
+    return ExplainResponse(
+        factor=encoded.features.factor,
+        grid=encoded.features.grid,
+        original_visual_tokens=rows * columns,
+        kept_visual_tokens=len(encoded.features.tensor),
+        detail=picture.detail,
+        cached=encoded.cached,
+        policy=policy,
+        candidates=_candidates(encoder, row, encoded),
+        overlay=overlay,
+    )
+
+
+def _candidates(encoder: PictureEncoder, row: tuple[float, ...], encoded: EncodedPicture) -> list[CandidateReport]:
+    rows, columns = encoder.grid
+    return [
+        CandidateReport(
+            factor=s,
+            visual_tokens=math.ceil(rows / s) * math.ceil(columns / s),
+            score=score,
+            rule="threshold" if math.isfinite(limit) else "always" if limit > 0 else "never",
+            threshold=limit if math.isfinite(limit) else None,
+            passes=score < limit,
+        )
+        for s, limit, score in zip(encoder.candidates, row, encoded.scores, strict=True)
+    ]
+
+
+async def _with_report(
+    handler: Callable[..., Awaitable[Response | None]],
+    request: BaseModel,
+    raw_request: Request,
+    options: DfmrOptions | None,
+) -> Response | None:
+    """Run vLLM's handler with this request's options in force, and add the report to what it answers."""
+    state = RequestState(options)
+    token = current_request.set(state)
+    try:
+        response = await handler(request, raw_request)
+    except GracefulHTTPError as error:
+        if error.http_status != HTTPStatus.SERVICE_UNAVAILABLE:
+            raise
+        body = create_error_response(error)
+        headers = {"Retry-After": str(RETRY_AFTER_SECONDS)}
+        return JSONResponse(body.model_dump(), status_code=body.error.code, headers=headers)
+    finally:
+        current_request.reset(token)
+    if response is None or response.status_code != HTTPStatus.OK:
+        return response
+    report = state.report or _NOTHING
+    response.headers["x-dfmr-visual-tokens-original"] = str(report.original_visual_tokens)
+    response.headers["x-dfmr-visual-tokens-kept"] = str(report.kept_visual_tokens)
+    field = b'"dfmr":' + report.model_dump_json().encode()
+    if isinstance(response, StreamingResponse):
+        chunks: AsyncIterator[Any] = response.body_iterator  # type: ignore[assignment]
+        response.body_iterator = with_last_chunk(chunks, field.decode())
+    else:
+        response.body = bytes(response.body)[:-1] + b"," + field + b"}"
+        response.headers["content-length"] = str(len(response.body))
+    return response

@@ -1,0 +1,85 @@
+"""Every Prometheus collector of ours, in one table. They appear on vLLM's own ``/metrics`` page.
+
+Gauges are summed over live API processes, so the page is right with ``--api-server-count`` too. Names carry no colon:
+scrapers that ask for classic names would get them rewritten.
+"""
+
+from prometheus_client import Counter, Gauge, Histogram
+
+_MODEL = ("model_name",)
+_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+VISUAL_TOKENS = Counter(
+    "dfmr_visual_tokens_total",
+    "Visual tokens of accepted pictures: stage=original is what the encoder made, stage=kept what the LLM was given",
+    (*_MODEL, "stage"),
+)
+IMAGES = Counter(
+    "dfmr_images_total",
+    "Accepted pictures by pooling factor and by where their features came from (encoder or cache)",
+    (*_MODEL, "factor", "source"),
+)
+IMAGE_ERRORS = Counter(
+    "dfmr_image_errors_total",
+    "Pictures refused, by reason",
+    (*_MODEL, "reason"),
+)
+KV_BYTES_SAVED = Counter(
+    "dfmr_kv_bytes_saved_total",
+    "Bytes of KV cache that pooled-away tokens would have taken, from the model's KV cache layout",
+    _MODEL,
+)
+SCORE = Histogram(
+    "dfmr_score",
+    "Intrinsic information of a picture at the smallest pooling factor above 1, in units of the encoder's features",
+    _MODEL,
+    buckets=(0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 5.0),
+)
+KEEP_RATIO = Histogram(
+    "dfmr_keep_ratio",
+    "Kept visual tokens over original ones, per picture",
+    _MODEL,
+    buckets=(0.01, 0.02, 0.03, 0.07, 0.12, 0.26, 0.5, 0.75, 0.999, 1.0),
+)
+IMAGES_PER_REQUEST = Histogram(
+    "dfmr_images_per_request",
+    "Pictures in a request that has any",
+    _MODEL,
+    buckets=(1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64),
+)
+PREPROCESS_SECONDS = Histogram(
+    "dfmr_preprocess_seconds",
+    "Time to hash, convert, resize and crop one picture, without waiting for a thread",
+    _MODEL,
+    buckets=_SECONDS,
+)
+ENCODE_SECONDS = Histogram(
+    "dfmr_encode_seconds",
+    "Time of one encode call: transfer to the worker, vision tower, reduction, transfer back",
+    _MODEL,
+    buckets=_SECONDS,
+)
+ENCODE_QUEUE_SECONDS = Histogram(
+    "dfmr_encode_queue_seconds",
+    "Time a preprocessed picture waited for its encode call to start",
+    _MODEL,
+    buckets=_SECONDS,
+)
+ENCODE_QUEUE = Gauge(
+    "dfmr_encode_queue_pictures",
+    "Preprocessed pictures that wait for an encode call, in all live API processes",
+    _MODEL,
+    multiprocess_mode="livesum",
+)
+ENCODE_BATCH_SIZE = Histogram(
+    "dfmr_encode_batch_size",
+    "Pictures in one encode call",
+    _MODEL,
+    buckets=(1, 2, 3, 4, 6, 8, 12, 16, 24, 32),
+)
+CACHE_HITS = Counter("dfmr_cache_hits_total", "Pictures whose features were in the feature cache", _MODEL)
+CACHE_MISSES = Counter("dfmr_cache_misses_total", "Pictures whose features were not in the feature cache", _MODEL)
+CACHE_EVICTIONS = Counter("dfmr_cache_evictions_total", "Pictures evicted from the feature cache", _MODEL)
+CACHE_BYTES = Gauge(
+    "dfmr_cache_bytes", "Bytes held by the feature cache of all live API processes", _MODEL, multiprocess_mode="livesum"
+)

@@ -1,0 +1,201 @@
+"""What an operator or a client may ask of the compressor, and the one place where its defaults live.
+
+An operator's settings travel in vLLM's own ``--additional-config '{"dfmr": {...}}'`` (`dfmr-serve` writes it from its
+``--dfmr-*`` options), so that plain ``vllm serve`` takes them too. What they leave open comes from the checkpoint's
+``dfmr_profile.json``, and else from the defaults below.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from dfmr_kernels.decide import thresholds as kernel_thresholds
+from dfmr_kernels.scores import AGGREGATES
+
+PROFILE_FILE = "dfmr_profile.json"
+"""A checkpoint that was trained with pooled maps says so, and how far to go, in this file beside its config.json."""
+
+UNTRAINED_FACTORS = (1, 2)
+"""Factors for a checkpoint without a profile: pooling that a model was not trained with costs accuracy quickly."""
+
+UNTRAINED_TAU = 0.25
+"""Threshold for a checkpoint without a profile. Scores depend on the encoder's scale, so this is a cautious guess."""
+
+Detail = Literal["auto", "low", "high"]
+Factor = Annotated[int, Field(ge=1, le=64)]
+Tau = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+def _ascending(factors: tuple[int, ...]) -> tuple[int, ...]:
+    if len(set(factors)) != len(factors):
+        raise ValueError("factors must not repeat")
+    return tuple(sorted(factors))
+
+
+class DfmrOptions(BaseModel):
+    """The ``dfmr`` object of a request. What it leaves out is decided by the server's policy."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        json_schema_extra={"examples": [{"tau": 0.4, "factors": [1, 2, 3]}, {"enabled": False}]},
+    )
+
+    enabled: bool | None = Field(None, description="false keeps every visual token of every picture")
+    tau: Tau | dict[Factor, Tau] | None = Field(
+        None, description="threshold on a picture's score: one number, or one per pooling factor"
+    )
+    factors: tuple[Factor, ...] | None = Field(
+        None, min_length=1, description="pooling factors that may be chosen, among those that the server offers"
+    )
+    max_tokens_per_image: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="upper bound on the visual tokens of each picture; overrides tau where it has to"
+    )
+
+    @field_validator("factors")
+    @classmethod
+    def _sorted(cls, factors: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        return None if factors is None else _ascending(factors)
+
+
+class Policy(BaseModel):
+    """How pictures are compressed: the candidates, the thresholds and the score they are compared with."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    enabled: bool = True
+    tau: Tau | dict[Factor, Tau] = UNTRAINED_TAU
+    factors: tuple[Factor, ...] = Field(UNTRAINED_FACTORS, min_length=1)
+    max_tokens_per_image: Annotated[int, Field(ge=1)] | None = None
+    aggregate: str = Field("mean", description="how the window scores of a picture become its score")
+
+    @field_validator("factors")
+    @classmethod
+    def _sorted(cls, factors: tuple[int, ...]) -> tuple[int, ...]:
+        return _ascending(factors)
+
+    @field_validator("aggregate")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in AGGREGATES:
+            raise ValueError(f"unknown aggregate {name!r}; there are {', '.join(AGGREGATES)}")
+        return name
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if isinstance(self.tau, dict) and (missing := [s for s in self.factors if s > 1 and s not in self.tau]):
+            raise ValueError(f"tau has no threshold for factor {', '.join(map(str, missing))}")
+        return self
+
+    @property
+    def candidates(self) -> tuple[int, ...]:
+        """The factors that are measured: those offered, and 1, which is always possible."""
+        return tuple(sorted({1, *self.factors}))
+
+    def merge(self, options: DfmrOptions | None) -> "Policy":
+        """This policy with a request's options in place of its own.
+
+        Raises:
+            ValueError: the request names a factor that the server does not offer.
+        """
+        if options is None:
+            return self
+        wanted = options.model_dump(exclude_none=True)
+        offered = set(self.candidates)
+        named = set(options.factors or ())
+        if isinstance(options.tau, dict):
+            named |= options.tau.keys()
+        if unknown := sorted(named - offered):
+            raise ValueError(
+                f"dfmr: pooling factor {', '.join(map(str, unknown))} is not offered; "
+                f"this server offers {', '.join(map(str, sorted(offered)))}"
+            )
+        return self.model_copy(update=wanted)
+
+    def thresholds(self, candidates: Sequence[int], grid: tuple[int, int], detail: Detail) -> tuple[float, ...]:
+        """What each candidate's score has to stay under for a picture of ``grid`` (rows, columns) to be pooled by it.
+
+        ``detail`` is OpenAI's per-picture wish: ``high`` keeps every token, ``low`` takes the largest factor,
+        ``auto`` decides by score.
+
+        Returns:
+            one number per candidate; ``inf`` always passes, ``-inf`` never does.
+
+        Raises:
+            ValueError: no factor of this policy fits ``max_tokens_per_image``.
+        """
+        if detail == "high" or not self.enabled:
+            return tuple(math.inf if s == 1 else -math.inf for s in candidates)
+        factors = (max(self.factors),) if detail == "low" else self.factors
+        return tuple(kernel_thresholds(grid, candidates, self.tau, factors, self.max_tokens_per_image))
+
+
+class ServerSettings(BaseModel):
+    """The operator's side: the default policy and the bounds of phase one."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    policy: Policy = Policy()
+    max_batch: int = Field(8, ge=1, description="most pictures in one encode; bounds how long decoding can be held up")
+    max_queue: int = Field(512, ge=1, description="most pictures waiting for an encode; above it requests get a 503")
+    cache_bytes: int = Field(1 << 30, ge=0, description="bound of the feature cache of one API process; 0 turns it off")
+    preprocess_threads: int = Field(0, ge=0, description="threads that resize pictures; 0 is one per core, at most 16")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _flat(cls, values: Any) -> Any:
+        """Policy fields may stand at the top level: ``{"tau": 0.4, "max_batch": 4}``."""
+        if not isinstance(values, dict):
+            return values
+        inner = {k: v for k, v in values.items() if k in Policy.model_fields}
+        rest = {k: v for k, v in values.items() if k not in Policy.model_fields}
+        if inner:
+            rest["policy"] = {**rest.get("policy", {}), **inner}
+        return rest
+
+
+class Profile(BaseModel):
+    """``dfmr_profile.json``: what a checkpoint was trained with and calibrated to."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    policy: dict[str, Any]
+    note: str = ""
+
+
+def load_settings(additional_config: Mapping[str, Any], model: str) -> tuple[ServerSettings, bool]:
+    """The settings in force: the operator's over the checkpoint's profile over the defaults.
+
+    Args:
+        additional_config: vLLM's ``--additional-config``; ours is under ``"dfmr"``.
+        model: the checkpoint's local folder or hub name; only a local folder can hold a profile.
+
+    Returns:
+        the settings, and whether the checkpoint has a profile.
+
+    Raises:
+        ValueError: a setting is unknown or out of range; the message names it.
+    """
+    settings = additional_config.get("dfmr", {})
+    if not isinstance(settings, dict) or not isinstance(settings.get("policy", {}), dict):
+        raise ValueError(f"dfmr settings: expected an object, not {settings!r}")
+    settings = {**settings.get("policy", {}), **{k: v for k, v in settings.items() if k != "policy"}}
+    path = Path(model) / PROFILE_FILE
+    profile: dict[str, Any] = {}
+    if path.is_file():
+        try:
+            profile = Profile.model_validate_json(path.read_bytes()).policy
+        except ValidationError as error:
+            raise ValueError(f"{path}: {_details(error)}") from error
+    try:
+        merged = ServerSettings.model_validate({**profile, **settings})
+    except ValidationError as error:
+        raise ValueError(f"dfmr settings: {_details(error)}") from error
+    return merged, path.is_file()
+
+
+def _details(error: ValidationError) -> str:
+    return "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())

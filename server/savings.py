@@ -1,0 +1,100 @@
+"""What a request saved: its client's report and its operator's metrics, from the same numbers."""
+
+from collections.abc import Sequence
+
+from pydantic import BaseModel, Field
+
+from server.encoding.encoder import EncodedPicture
+from server.errors import REASONS, RefusedError
+from server.metrics import (
+    IMAGE_ERRORS,
+    IMAGES,
+    IMAGES_PER_REQUEST,
+    KEEP_RATIO,
+    KV_BYTES_SAVED,
+    SCORE,
+    VISUAL_TOKENS,
+)
+
+
+class ImageReport(BaseModel):
+    """One picture of a request."""
+
+    grid: tuple[int, int] = Field(description="rows and columns of kept visual tokens")
+    factor: int = Field(description="pooling factor; 1 is uncompressed")
+    score: float = Field(description="intrinsic information at the smallest factor above 1")
+    kept_tokens: int
+    cached: bool = Field(description="whether the features came from the cache instead of the encoder")
+
+
+class Report(BaseModel):
+    """The ``dfmr`` object of a response."""
+
+    original_visual_tokens: int
+    kept_visual_tokens: int
+    saved_visual_tokens: int
+    images: list[ImageReport]
+
+
+class Savings:
+    """Reports and counts for one served model.
+
+    Args:
+        model_name: label of the metrics.
+        grid: rows and columns of the encoder's map, all of which vLLM would have kept.
+        candidates: pooling factors, in the order of the scores.
+    """
+
+    def __init__(self, model_name: str, grid: tuple[int, int], candidates: Sequence[int]) -> None:
+        self._model = model_name
+        self._original = grid[0] * grid[1]
+        self._score_index = next((i for i, s in enumerate(candidates) if s > 1), 0)
+        self.kv_bytes_per_token: float | None = None
+        self._start_at_zero(candidates)
+
+    def _start_at_zero(self, candidates: Sequence[int]) -> None:
+        """Make every series now: a counter that first appears with its first event hides that event from `increase`."""
+        for stage in ("original", "kept"):
+            VISUAL_TOKENS.labels(self._model, stage)
+        for factor in candidates:
+            for source in ("encoder", "cache"):
+                IMAGES.labels(self._model, str(factor), source)
+        for reason in REASONS:
+            IMAGE_ERRORS.labels(self._model, reason)
+        KV_BYTES_SAVED.labels(self._model)
+
+    def report(self, pictures: Sequence[EncodedPicture]) -> Report:
+        """What a request's pictures cost and saved, in visual tokens."""
+        images = [
+            ImageReport(
+                grid=p.features.grid,
+                factor=p.features.factor,
+                score=p.scores[self._score_index],
+                kept_tokens=len(p.features.tensor),
+                cached=p.cached,
+            )
+            for p in pictures
+        ]
+        original = self._original * len(images)
+        kept = sum(image.kept_tokens for image in images)
+        return Report(
+            original_visual_tokens=original,
+            kept_visual_tokens=kept,
+            saved_visual_tokens=original - kept,
+            images=images,
+        )
+
+    def count(self, report: Report) -> None:
+        """Add an accepted request to the metrics."""
+        VISUAL_TOKENS.labels(self._model, "original").inc(report.original_visual_tokens)
+        VISUAL_TOKENS.labels(self._model, "kept").inc(report.kept_visual_tokens)
+        KV_BYTES_SAVED.labels(self._model).inc(report.saved_visual_tokens * (self.kv_bytes_per_token or 0.0))
+        IMAGES_PER_REQUEST.labels(self._model).observe(len(report.images))
+        for image in report.images:
+            IMAGES.labels(self._model, str(image.factor), "cache" if image.cached else "encoder").inc()
+            SCORE.labels(self._model).observe(image.score)
+            KEEP_RATIO.labels(self._model).observe(image.kept_tokens / self._original)
+
+    def refuse(self, error: RefusedError) -> None:
+        """Count a request that was refused for its pictures, or for there being too many of them at once."""
+        IMAGE_ERRORS.labels(self._model, error.reason).inc()

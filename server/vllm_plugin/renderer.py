@@ -1,0 +1,304 @@
+"""vLLM's renderer with phase one in it: pictures are encoded and pooled before the prompt's placeholders are sized."""
+
+import gc
+from collections.abc import Mapping, Sequence
+from typing import Any, get_args
+
+import numpy as np
+import torch
+from vllm.config import VllmConfig
+from vllm.inputs import MultiModalDataDict, MultiModalInput, MultiModalUUIDDict
+from vllm.logger import init_logger
+from vllm.renderers.chat_utils import ChatCompletionMessageParam, ConversationMessage
+from vllm.renderers.hf import HfRenderer
+from vllm.renderers.inputs import DictPrompt
+from vllm.renderers.params import ChatParams
+from vllm.tokenizers.hf import HfTokenizer
+from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.llm_engine import LLMEngine
+
+from server.encoding.cache import Features
+from server.encoding.encoder import EncodedPicture, EncodeJob, EncodeResult, Picture, PictureEncoder
+from server.encoding.preprocess import Preprocessor
+from server.errors import EncodeFailedError, PictureError, RefusedError
+from server.policy import Detail, load_settings
+from server.request import RequestState, current_request
+from server.savings import Savings
+from server.vllm_plugin import ARCHITECTURE
+from server.vllm_plugin.connector import picture_urls
+from server.vllm_plugin.processing import DfmrProcessingInfo, prompt_with_features
+
+logger = init_logger(f"vllm.{__name__}")
+
+
+class DfmrRenderer(HfRenderer):
+    """`HfRenderer` for LLaVA checkpoints; for every other model it is `HfRenderer` unchanged."""
+
+    _process_multimodal_async: Any
+
+    def __init__(self, config: VllmConfig, tokenizer: HfTokenizer | None) -> None:
+        super().__init__(config, tokenizer)
+        self.encoder: PictureEncoder | None = None
+        if ARCHITECTURE not in (config.model_config.architectures or []):
+            return
+        info = self.get_mm_processor().info
+        assert isinstance(info, DfmrProcessingInfo)
+        self._info = info
+        self._image_token: int = info.get_hf_config().image_token_index
+        self._engine: AsyncLLM | LLMEngine | None = None
+        model_name = config.model_config.served_model_name
+        settings, has_profile = load_settings(config.additional_config, config.model_config.model)
+        if not has_profile:
+            logger.warning(
+                "dfmr: this checkpoint has no dfmr_profile.json, so it is not known to be trained with pooled "
+                "pictures. Factors are %s and tau=%s is not calibrated to its encoder; watch answer quality.",
+                settings.policy.factors,
+                settings.policy.tau,
+            )
+        self.encoder = PictureEncoder(
+            settings,
+            Preprocessor.from_processor(info.get_hf_processor().image_processor),
+            info.get_grid(),
+            model_name,
+            run=self._encode_on_worker,
+            run_sync=self._encode_on_worker_sync,
+        )
+        self._resources.callback(self.encoder.close)
+        self._savings = Savings(model_name, info.get_grid(), self.encoder.candidates)
+        self._upstream_process_multimodal_async = self._process_multimodal_async
+        self._process_multimodal_async = self._process_pictures_async
+
+    def attach_engine(self, engine: AsyncLLM | LLMEngine) -> None:
+        """Give the renderer the engine whose workers encode its pictures."""
+        self._engine = engine
+
+    @property
+    def engine(self) -> AsyncLLM | LLMEngine:
+        """The engine that was attached, or else the one in this process that uses this renderer."""
+        if self._engine is None:
+            self._engine = _owner(self)
+        return self._engine
+
+    def render_messages(
+        self, messages: list[ChatCompletionMessageParam], params: ChatParams
+    ) -> tuple[list[ConversationMessage], DictPrompt]:
+        if self.encoder is None:
+            return super().render_messages(messages, params)
+        urls, details = pictures_of(messages)
+        token = picture_urls.set(urls)
+        try:
+            conversation, prompt = super().render_messages(messages, params)
+        except RefusedError as error:
+            self._savings.refuse(error)
+            raise
+        finally:
+            picture_urls.reset(token)
+        return conversation, _with_details(prompt, details)
+
+    async def render_messages_async(
+        self, messages: list[ChatCompletionMessageParam], params: ChatParams
+    ) -> tuple[list[ConversationMessage], DictPrompt]:
+        if self.encoder is None:
+            return await super().render_messages_async(messages, params)
+        urls, details = pictures_of(messages)
+        token = picture_urls.set(urls)
+        try:
+            conversation, prompt = await super().render_messages_async(messages, params)
+        except RefusedError as error:
+            self._savings.refuse(error)
+            raise
+        finally:
+            picture_urls.reset(token)
+        return conversation, _with_details(prompt, details)
+
+    def _process_multimodal(
+        self,
+        prompt: list[int],
+        mm_data: MultiModalDataDict,
+        mm_uuids: MultiModalUUIDDict | None,
+        mm_processor_kwargs: Mapping[str, object] | None,
+        media_io_kwargs: Mapping[str, Mapping[str, object]] | None = None,
+        *,
+        skip_mm_cache: bool = False,
+    ) -> MultiModalInput:
+        """Blocking variant, for offline use."""
+        pictures = self._pictures(mm_data)
+        if pictures is None:
+            return super()._process_multimodal(
+                prompt, mm_data, mm_uuids, mm_processor_kwargs, media_io_kwargs, skip_mm_cache=skip_mm_cache
+            )
+        assert self.encoder is not None
+        request = current_request.get() or RequestState()
+        try:
+            encoded = self.encoder.encode_sync(pictures, self.encoder.policy.merge(request.options))
+            return self._accept(prompt, encoded, request, count=not skip_mm_cache)
+        except RefusedError as error:
+            self._savings.refuse(error)
+            raise
+
+    async def _process_pictures_async(
+        self,
+        prompt: list[int],
+        mm_data: MultiModalDataDict,
+        mm_uuids: MultiModalUUIDDict | None = None,
+        mm_processor_kwargs: Mapping[str, object] | None = None,
+        media_io_kwargs: Mapping[str, Mapping[str, object]] | None = None,
+        *,
+        skip_mm_cache: bool = False,
+    ) -> MultiModalInput:
+        pictures = self._pictures(mm_data)
+        if pictures is None:
+            return await self._upstream_process_multimodal_async(
+                prompt,
+                mm_data,
+                mm_uuids=mm_uuids,
+                mm_processor_kwargs=mm_processor_kwargs,
+                media_io_kwargs=media_io_kwargs,
+                skip_mm_cache=skip_mm_cache,
+            )
+        assert self.encoder is not None
+        request = current_request.get() or RequestState()
+        try:
+            encoded = await self.encoder.encode(pictures, self.encoder.policy.merge(request.options))
+            return self._accept(prompt, encoded, request, count=not skip_mm_cache)
+        except RefusedError as error:
+            self._savings.refuse(error)
+            raise
+
+    def _pictures(self, mm_data: MultiModalDataDict) -> list[Picture] | None:
+        """The request's pictures, or None where it holds something that upstream must handle or refuse."""
+        if self.encoder is None or set(mm_data) != {"image"}:
+            return None
+        images = mm_data["image"]
+        images = list(images) if isinstance(images, Sequence) else [images]
+        if not images or any(isinstance(_image(i), torch.Tensor) and _image(i).is_floating_point() for i in images):
+            return None
+        self._info.validate_num_items("image", len(images))
+        pictures = [i if isinstance(i, Picture) else Picture(i) for i in images]
+        for index, picture in enumerate(pictures):
+            if picture.image is None:
+                raise PictureError(index, "missing", "has a uuid only; resend the picture itself")
+        return pictures
+
+    def _accept(
+        self, prompt: list[int], encoded: list[EncodedPicture], request: RequestState, *, count: bool
+    ) -> MultiModalInput:
+        engine_input = prompt_with_features(prompt, self._image_token, encoded)
+        report = self._savings.report(encoded)
+        length, limit = len(engine_input["prompt_token_ids"]), self.model_config.max_model_len
+        if length >= limit:
+            kept = report.kept_visual_tokens
+            raise PictureError(
+                None,
+                "too_long",
+                f"the prompt is too long even compressed: {length} tokens, {kept} of them visual (from "
+                f"{report.original_visual_tokens}), and the context holds {limit} including the answer. "
+                "Send fewer pictures, a shorter text, or a smaller dfmr.max_tokens_per_image.",
+            )
+        request.report = report
+        if count:
+            self._savings.count(report)
+        return engine_input
+
+    async def _encode_on_worker(self, jobs: Sequence[EncodeJob]) -> list[EncodeResult | Exception]:
+        engine = self.engine
+        assert isinstance(engine, AsyncLLM)
+        if self._savings.kv_bytes_per_token is None:
+            self._savings.kv_bytes_per_token = sum(await engine.collective_rpc("dfmr_kv_bytes_per_token"))
+        return _results(await engine.collective_rpc("dfmr_encode", args=self._arguments(jobs)))
+
+    def _encode_on_worker_sync(self, jobs: Sequence[EncodeJob]) -> list[EncodeResult | Exception]:
+        engine = self.engine
+        assert isinstance(engine, LLMEngine)
+        if self._savings.kv_bytes_per_token is None:
+            self._savings.kv_bytes_per_token = sum(engine.collective_rpc("dfmr_kv_bytes_per_token"))
+        return _results(engine.collective_rpc("dfmr_encode", args=self._arguments(jobs)))
+
+    def _arguments(self, jobs: Sequence[EncodeJob]) -> tuple[Any, ...]:
+        assert self.encoder is not None
+        pixels = np.stack([job.pixels for job in jobs])
+        preprocessor = self.encoder.preprocessor
+        return (
+            pixels.tobytes(),
+            list(pixels.shape),
+            [[preprocessor.scale], list(preprocessor.mean), list(preprocessor.std)],
+            list(self.encoder.candidates),
+            [list(job.thresholds) for job in jobs],
+            self.encoder.policy.aggregate,
+        )
+
+
+def _owner(renderer: DfmrRenderer) -> AsyncLLM | LLMEngine:
+    """The engine that holds a renderer.
+
+    Offline `LLM(...)` and embedders of `AsyncLLM` build renderer and engine in one constructor that offers no hook in
+    which they could meet, so the engine is looked for among all objects, once. vLLM freezes its heap after start-up,
+    which hides objects from that search; it is frozen again afterwards.
+
+    Raises:
+        RuntimeError: there is none.
+    """
+    frozen = gc.get_freeze_count() > 0
+    gc.unfreeze()
+    try:
+        engines = (o for o in gc.get_objects() if issubclass(type(o), (AsyncLLM, LLMEngine)))
+        owner = next((engine for engine in engines if engine.renderer is renderer), None)
+    finally:
+        if frozen:
+            gc.freeze()
+    if owner is None:
+        raise RuntimeError("dfmr: this renderer belongs to no engine, so pictures cannot be encoded")
+    return owner
+
+
+def pictures_of(messages: Sequence[Any]) -> tuple[list[str], list[Detail]]:
+    """URLs and details of the pictures in chat messages, in the order in which vLLM numbers them."""
+    urls: list[str] = []
+    details: list[Detail] = []
+    for message in messages:
+        content = message.get("content") if isinstance(message, Mapping) else None
+        for part in content if isinstance(content, Sequence) and not isinstance(content, str) else ():
+            if not isinstance(part, Mapping):
+                continue
+            image = part.get("image_url")
+            if image is None and "image_pil" not in part:
+                continue
+            nested = image if isinstance(image, Mapping) else {"url": image}
+            urls.append(str(nested.get("url") or ""))
+            details.append(_detail(len(urls) - 1, nested.get("detail") or part.get("detail") or "auto"))
+    return urls, details
+
+
+def _detail(index: int, value: Any) -> Detail:
+    if value not in get_args(Detail):
+        raise PictureError(index, "detail", f"detail must be one of {', '.join(get_args(Detail))}, not {value!r}")
+    detail: Detail = value
+    return detail
+
+
+def _with_details(prompt: DictPrompt, details: Sequence[Detail]) -> DictPrompt:
+    data: Any = prompt.get("multi_modal_data")
+    if data and len(data.get("image") or ()) == len(details) and not isinstance(data["image"], (dict, torch.Tensor)):
+        data["image"] = [Picture(image, detail) for image, detail in zip(data["image"], details, strict=True)]
+    return prompt
+
+
+def _image(item: Any) -> Any:
+    return item.image if isinstance(item, Picture) else item
+
+
+def _results(replies: Sequence[list[dict[str, Any]] | None]) -> list[EncodeResult | Exception]:
+    """The answer of the one rank that gives one."""
+    (reply,) = [r for r in replies if r is not None]
+    return [_result(one) for one in reply]
+
+
+def _result(reply: dict[str, Any]) -> EncodeResult | Exception:
+    if error := reply.get("error"):
+        if error == "nonfinite":
+            return PictureError(None, "nonfinite", "the vision tower made values of it that are not finite numbers")
+        return EncodeFailedError(error)
+    dtype = getattr(torch, reply["dtype"])
+    rows, columns = reply["grid"]
+    tensor = torch.frombuffer(bytearray(reply["features"]), dtype=dtype).view(rows * columns, -1)
+    return EncodeResult(tuple(reply["scores"]), Features(tensor, (rows, columns), reply["factor"]))

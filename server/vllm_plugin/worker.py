@@ -1,0 +1,117 @@
+"""The GPU worker's side of phase one: vision tower and DFMR on the engine's own weights, between two engine steps.
+
+Arguments and results cross processes as bytes, numbers and lists: tensors do not survive vLLM's untyped RPC. Nothing is
+kept here, so there is nothing to leak when a request goes away.
+"""
+
+import traceback
+from typing import Any
+
+import torch
+from vllm.distributed import get_pp_group, get_tensor_model_parallel_rank
+
+from dfmr_kernels import reduce
+
+
+class DfmrWorkerExtension:
+    """Mixed into vLLM's worker class; `get_model`, `model_runner` and `device` are the worker's."""
+
+    get_model: Any
+    model_runner: Any
+    device: torch.device
+
+    def dfmr_encode(
+        self,
+        pixels: bytes,
+        shape: list[int],
+        normalise: list[list[float]],
+        candidates: list[int],
+        thresholds: list[list[float]],
+        aggregate: str,
+    ) -> list[dict[str, Any]] | None:
+        """Encode and pool a batch of pictures.
+
+        Args:
+            pixels: uint8, row-major, of ``shape`` (pictures, 3, height, width).
+            normalise: ``[[scale], mean, std]``; the tower is fed ``(pixel * scale - mean) / std``.
+            candidates: pooling factors to measure.
+            thresholds: per picture, one number per candidate.
+            aggregate: name of the score.
+
+        Returns:
+            per picture ``{features, dtype, grid, factor, scores}`` or ``{error}``; None on ranks that do not answer.
+        """
+        if not get_pp_group().is_first_rank:
+            return None
+        raw = torch.frombuffer(bytearray(pixels), dtype=torch.uint8).view(shape)
+        try:
+            results = self._encode(raw, normalise, candidates, thresholds, aggregate)
+        except Exception as error:
+            results = self._encode_singly(raw, normalise, candidates, thresholds, aggregate, error)
+        return results if get_tensor_model_parallel_rank() == 0 else None
+
+    def _encode_singly(
+        self,
+        raw: torch.Tensor,
+        normalise: list[list[float]],
+        candidates: list[int],
+        thresholds: list[list[float]],
+        aggregate: str,
+        error: Exception,
+    ) -> list[dict[str, Any]]:
+        """After a batch failed: find out which picture is to blame, so that its batch mates are still served."""
+        if len(raw) == 1:
+            traceback.print_exception(error)
+            return [{"error": f"{type(error).__name__}: {error}"}]
+        results: list[dict[str, Any]] = []
+        for picture, row in zip(raw.split(1), thresholds, strict=True):
+            try:
+                results += self._encode(picture, normalise, candidates, [row], aggregate)
+            except Exception as one:
+                results += self._encode_singly(picture, normalise, candidates, [row], aggregate, one)
+        return results
+
+    @torch.inference_mode()
+    def _encode(
+        self,
+        raw: torch.Tensor,
+        normalise: list[list[float]],
+        candidates: list[int],
+        thresholds: list[list[float]],
+        aggregate: str,
+    ) -> list[dict[str, Any]]:
+        (scale,), mean, std = normalise
+        per_channel = torch.tensor([mean, std], device=self.device).view(2, 1, 3, 1, 1)
+        inputs = (raw.to(self.device).float() * scale - per_channel[0]) / per_channel[1]
+        reduction = reduce(self.get_model().encode_pictures(inputs), candidates, thresholds, aggregate)
+        packed = reduction.features.cpu()
+        dtype = str(packed.dtype).removeprefix("torch.")
+        results: list[dict[str, Any]] = []
+        start = 0
+        for grid, factor, scores, finite in zip(
+            reduction.grids, reduction.factors, reduction.scores.tolist(), reduction.finite, strict=True
+        ):
+            if not finite:
+                results.append({"error": "nonfinite"})
+                continue
+            features = packed[start : start + grid[0] * grid[1]]
+            start += len(features)
+            results.append(
+                {
+                    "features": features.contiguous().view(torch.uint8).numpy().tobytes(),
+                    "dtype": dtype,
+                    "grid": list(grid),
+                    "factor": factor,
+                    "scores": scores,
+                }
+            )
+        return results
+
+    def dfmr_kv_bytes_per_token(self) -> float:
+        """Bytes of KV cache that one token takes on this rank, from the layout that vLLM allocated."""
+        total = 0.0
+        for group in self.model_runner.kv_cache_config.kv_cache_groups:
+            spec = group.kv_cache_spec
+            per_layer = getattr(spec, "kv_cache_specs", None) or dict.fromkeys(group.layer_names, spec)
+            total += sum(layer.page_size_bytes / layer.block_size for layer in per_layer.values())
+        return total

@@ -1,0 +1,193 @@
+"""The table in `server/metrics.py`, and what `Savings` puts into it."""
+
+import ast
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import REGISTRY, Counter, Gauge, Histogram
+
+import server
+from server import metrics
+from server.encoding.cache import Features
+from server.encoding.encoder import EncodedPicture
+from server.errors import REASONS, EncodeFailedError, EncoderOverloadedError, PictureError, RefusedError
+from server.savings import Savings
+
+COLLECTORS: dict[str, Any] = {
+    name: collector for name, collector in vars(metrics).items() if isinstance(collector, Counter | Gauge | Histogram)
+}
+each_collector = pytest.mark.parametrize("collector", COLLECTORS.values(), ids=COLLECTORS)
+
+EXPECTED = {
+    "dfmr_visual_tokens_total": ("counter", ("model_name", "stage")),
+    "dfmr_images_total": ("counter", ("model_name", "factor", "source")),
+    "dfmr_image_errors_total": ("counter", ("model_name", "reason")),
+    "dfmr_kv_bytes_saved_total": ("counter", ("model_name",)),
+    "dfmr_cache_hits_total": ("counter", ("model_name",)),
+    "dfmr_cache_misses_total": ("counter", ("model_name",)),
+    "dfmr_cache_evictions_total": ("counter", ("model_name",)),
+    "dfmr_cache_bytes": ("gauge", ("model_name",)),
+    "dfmr_encode_queue_pictures": ("gauge", ("model_name",)),
+    "dfmr_score": ("histogram", ("model_name",)),
+    "dfmr_keep_ratio": ("histogram", ("model_name",)),
+    "dfmr_images_per_request": ("histogram", ("model_name",)),
+    "dfmr_preprocess_seconds": ("histogram", ("model_name",)),
+    "dfmr_encode_seconds": ("histogram", ("model_name",)),
+    "dfmr_encode_queue_seconds": ("histogram", ("model_name",)),
+    "dfmr_encode_batch_size": ("histogram", ("model_name",)),
+}
+
+GRID = (24, 24)
+CANDIDATES = (1, 2, 3, 4)
+_names = (f"test-metrics-{i}" for i in count())
+
+
+def full_name(collector: Any) -> str:
+    (metric,) = collector.describe()
+    return f"{metric.name}_total" if metric.type == "counter" else str(metric.name)
+
+
+def test_the_metrics_are_those_that_are_promised() -> None:
+    assert {full_name(c): (c.describe()[0].type, c._labelnames) for c in COLLECTORS.values()} == EXPECTED
+
+
+@each_collector
+def test_every_metric_is_ours_by_name_and_names_its_model_first(collector: Any) -> None:
+    assert full_name(collector).startswith("dfmr_")
+    assert ":" not in full_name(collector)
+    assert collector._labelnames[0] == "model_name"
+
+
+@each_collector
+def test_every_metric_is_explained(collector: Any) -> None:
+    assert len(collector.describe()[0].documentation) > 15
+
+
+def test_gauges_add_up_over_live_api_processes() -> None:
+    assert {c._multiprocess_mode for c in COLLECTORS.values() if isinstance(c, Gauge)} == {"livesum"}
+
+
+def encoded(factor: int, *, score: float = 0.5, cached: bool = False) -> EncodedPicture:
+    rows, columns = -(-GRID[0] // factor), -(-GRID[1] // factor)
+    features = Features(torch.zeros(rows * columns, 2), (rows, columns), factor)
+    return EncodedPicture(features, (0.0, score, score + 0.1, score + 0.2), "key", cached)
+
+
+def sample(metric: str, model_name: str, **labels: str) -> float | None:
+    return REGISTRY.get_sample_value(metric, {"model_name": model_name, **labels})
+
+
+def test_a_report_tells_what_each_picture_kept() -> None:
+    report = Savings("m", GRID, CANDIDATES).report([encoded(1, score=0.9), encoded(4, score=0.1, cached=True)])
+    assert report.model_dump() == {
+        "original_visual_tokens": 1152,
+        "kept_visual_tokens": 576 + 36,
+        "saved_visual_tokens": 540,
+        "images": [
+            {"grid": (24, 24), "factor": 1, "score": 0.9, "kept_tokens": 576, "cached": False},
+            {"grid": (6, 6), "factor": 4, "score": 0.1, "kept_tokens": 36, "cached": True},
+        ],
+    }
+
+
+def test_a_report_without_pictures_saves_nothing() -> None:
+    report = Savings("m", GRID, CANDIDATES).report([])
+    assert (report.original_visual_tokens, report.kept_visual_tokens, report.saved_visual_tokens) == (0, 0, 0)
+
+
+def test_the_score_is_that_of_the_smallest_factor_above_one() -> None:
+    picture = encoded(1)._replace(scores=(0.0, 0.3, 0.6))
+    assert Savings("m", GRID, (1, 3, 4)).report([picture]).images[0].score == 0.3
+
+
+def test_a_server_that_offers_no_pooling_reports_the_only_score() -> None:
+    picture = encoded(1)._replace(scores=(0.0,))
+    assert Savings("m", GRID, (1,)).report([picture]).images[0].score == 0.0
+
+
+@given(st.lists(st.sampled_from(CANDIDATES), max_size=8))
+def test_original_less_kept_is_saved(factors: list[int]) -> None:
+    report = Savings("m", GRID, CANDIDATES).report([encoded(factor) for factor in factors])
+    assert report.original_visual_tokens - report.kept_visual_tokens == report.saved_visual_tokens
+    assert report.original_visual_tokens == 576 * len(factors)
+    assert report.kept_visual_tokens == sum(image.kept_tokens for image in report.images)
+    assert all(image.grid[0] * image.grid[1] == image.kept_tokens for image in report.images)
+
+
+def test_requests_are_counted_as_they_were_reported() -> None:
+    name = next(_names)
+    savings = Savings(name, GRID, CANDIDATES)
+    savings.kv_bytes_per_token = 1000.0
+    savings.count(savings.report([encoded(1), encoded(2, score=0.2)]))
+    savings.count(savings.report([encoded(2, cached=True)]))
+
+    assert sample("dfmr_visual_tokens_total", name, stage="original") == 3 * 576
+    assert sample("dfmr_visual_tokens_total", name, stage="kept") == 576 + 144 + 144
+    assert sample("dfmr_kv_bytes_saved_total", name) == 2 * (576 - 144) * 1000
+    assert sample("dfmr_images_total", name, factor="1", source="encoder") == 1
+    assert sample("dfmr_images_total", name, factor="2", source="encoder") == 1
+    assert sample("dfmr_images_total", name, factor="2", source="cache") == 1
+    assert sample("dfmr_images_per_request_count", name) == 2
+    assert sample("dfmr_images_per_request_sum", name) == 3
+    assert sample("dfmr_score_sum", name) == pytest.approx(0.5 + 0.2 + 0.5)
+    assert sample("dfmr_keep_ratio_sum", name) == pytest.approx(1 + 0.25 + 0.25)
+
+
+def test_a_picture_that_keeps_everything_falls_into_the_last_bucket_of_the_keep_ratio() -> None:
+    name = next(_names)
+    savings = Savings(name, GRID, CANDIDATES)
+    savings.count(savings.report([encoded(1)]))
+    assert sample("dfmr_keep_ratio_bucket", name, le="0.999") == 0
+    assert sample("dfmr_keep_ratio_bucket", name, le="1.0") == 1
+
+
+def test_no_bytes_are_claimed_before_the_kv_layout_is_known() -> None:
+    name = next(_names)
+    savings = Savings(name, GRID, CANDIDATES)
+    savings.count(savings.report([encoded(2)]))
+    assert sample("dfmr_kv_bytes_saved_total", name) == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (PictureError(0, "decode", "could not be read"), "decode"),
+        (EncoderOverloadedError(8), "overloaded"),
+        (EncodeFailedError("out of memory"), "encode"),
+    ],
+)
+def test_a_refusal_is_counted_by_its_reason_and_saves_nothing(error: RefusedError, reason: str) -> None:
+    name = next(_names)
+    Savings(name, GRID, CANDIDATES).refuse(error)
+    assert {r: sample("dfmr_image_errors_total", name, reason=r) for r in REASONS} == {
+        r: float(r == reason) for r in REASONS
+    }
+    assert sample("dfmr_visual_tokens_total", name, stage="original") == 0
+
+
+def test_every_reason_for_a_refusal_is_known_from_the_start() -> None:
+    """A series that first appears with its first event hides that event from Prometheus' `increase`."""
+    raised = {
+        node.args[1].value
+        for path in Path(server.__file__).parent.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "PictureError" and len(node.args) == 3
+        if isinstance(node.args[1], ast.Constant)
+    }
+    assert {"decode", "too_long"} <= raised <= set(REASONS)
+
+
+def test_every_series_of_a_model_starts_at_zero() -> None:
+    name = next(_names)
+    Savings(name, GRID, CANDIDATES)
+    assert sample("dfmr_kv_bytes_saved_total", name) == 0
+    for stage in ("original", "kept"):
+        assert sample("dfmr_visual_tokens_total", name, stage=stage) == 0
+    for factor in CANDIDATES:
+        for source in ("encoder", "cache"):
+            assert sample("dfmr_images_total", name, factor=str(factor), source=source) == 0
