@@ -1,0 +1,1 @@
+"""Running the server: what is generated from its metrics, and what starts it in a container or a cluster."""
