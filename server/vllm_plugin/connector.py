@@ -37,7 +37,7 @@ def _picture_error(url: str, error: Exception) -> PictureError:
     message = message or type(error).__name__
     if "cannot identify image file" in message:
         message = "its data is not a picture in a format that can be read"
-    if "exceed the maximum" in message:
+    if isinstance(error, Image.DecompressionBombError) or "exceed the maximum" in message:
         return PictureError(index, "too_large", message)
     reason = "decode" if url[:5].lower() == "data:" else "fetch"
     return PictureError(index, reason, message)

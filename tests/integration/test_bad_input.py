@@ -61,8 +61,9 @@ def test_an_oversized_picture_is_refused_before_it_is_decoded(server: Server) ->
     huge = encoded(Image.new("1", (20000, 10000)))
     error = refused(post(server, message(bytes_url(huge))))
     assert error["param"] == "image[0]"
-    assert "20000x10000" in error["message"]
-    assert "maximum of 178956970 pixels" in error["message"]
+    # PIL's limit and vLLM's are the same number; whichever looks first, both say it and the picture's own size.
+    assert "200000000 pixels" in error["message"]
+    assert "178956970 pixels" in error["message"]
 
 
 @pytest.mark.parametrize(
