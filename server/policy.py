@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from dfmr_kernels.controls import Method
 from dfmr_kernels.decide import thresholds as kernel_thresholds
 from dfmr_kernels.scores import AGGREGATES
 
@@ -54,6 +55,11 @@ class DfmrOptions(BaseModel):
     max_tokens_per_image: Annotated[int, Field(ge=1)] | None = Field(
         None, description="upper bound on the visual tokens of each picture; overrides tau where it has to"
     )
+    method: Method | None = Field(
+        None,
+        description="dfmr pools; drop-cls and drop-random drop as many tokens instead, as controls in evaluations, "
+        "where the operator allows them",
+    )
 
     @field_validator("factors")
     @classmethod
@@ -71,6 +77,8 @@ class Policy(BaseModel):
     factors: tuple[Factor, ...] = Field(UNTRAINED_FACTORS, min_length=1)
     max_tokens_per_image: Annotated[int, Field(ge=1)] | None = None
     aggregate: str = Field("mean", description="how the window scores of a picture become its score")
+    method: Method = Field("dfmr", description="dfmr pools; the controls drop-cls and drop-random drop tokens")
+    allow_controls: bool = Field(False, description="whether requests may ask for a control as their method")
 
     @field_validator("factors")
     @classmethod
@@ -99,10 +107,15 @@ class Policy(BaseModel):
         """This policy with a request's options in place of its own.
 
         Raises:
-            ValueError: the request names a factor that the server does not offer.
+            ValueError: the request names a factor that the server does not offer, or a control that it does not allow.
         """
         if options is None:
             return self
+        if options.method not in (None, "dfmr", self.method) and not self.allow_controls:
+            raise ValueError(
+                f"dfmr.method: {options.method} is a control for evaluations, which this server does not allow; "
+                "its operator can, with --dfmr-allow-controls true"
+            )
         wanted = options.model_dump(exclude_none=True)
         offered = set(self.candidates)
         named = set(options.factors or ())

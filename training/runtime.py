@@ -47,7 +47,7 @@ def eager_attention(
 
 def launch(phase: Callable[..., None], processes: int, work: Path, *args: Any) -> None:
     """Run ``phase(rank, processes, work, *args)`` in that many single-threaded processes and wait for them."""
-    store = work / f"store-{time.time_ns()}"
+    store = work.resolve() / f"store-{time.time_ns()}"  # a relative path would be read as a URL's host
     start_processes(_enter, (phase, processes, work, store, args), nprocs=processes, start_method="spawn")
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from vllm.multimodal.media import MediaWithBytes
 
+from dfmr_kernels.controls import Method
 from dfmr_kernels.decide import decide
 from server.encoding.batcher import MicroBatcher
 from server.encoding.cache import FeatureCache, Features
@@ -33,10 +34,11 @@ class Picture(NamedTuple):
 
 
 class EncodeJob(NamedTuple):
-    """What the worker needs: ``(3, height, width)`` uint8 pixels and one threshold per candidate factor."""
+    """What the worker needs: ``(3, height, width)`` uint8 pixels, one threshold per candidate factor, the method."""
 
     pixels: NDArray[np.uint8]
     thresholds: tuple[float, ...]
+    method: Method = "dfmr"
 
 
 class EncodeResult(NamedTuple):
@@ -132,7 +134,7 @@ class PictureEncoder:
         """Encode a request's pictures; a failure of one cancels the others and names its index."""
         rows = self.thresholds(pictures, policy)
         tasks = [
-            asyncio.create_task(self._encode_one(index, picture.image, row))
+            asyncio.create_task(self._encode_one(index, picture.image, row, policy.method))
             for index, (picture, row) in enumerate(zip(pictures, rows, strict=True))
         ]
         try:
@@ -141,15 +143,15 @@ class PictureEncoder:
             for task in tasks:
                 task.cancel()
 
-    async def _encode_one(self, index: int, image: Any, row: tuple[float, ...]) -> EncodedPicture:
+    async def _encode_one(self, index: int, image: Any, row: tuple[float, ...], method: Method) -> EncodedPicture:
         loop = asyncio.get_running_loop()
-        key = await loop.run_in_executor(self._threads, self._key, index, image)
+        key = await loop.run_in_executor(self._threads, self._key, index, image, method)
         if hit := self._lookup(key, row):
             return hit
         job = (key, row)
         shared = job in self._in_flight
         if not shared:
-            self._in_flight[job] = _InFlight(asyncio.create_task(self._encode_fresh(job, image)))
+            self._in_flight[job] = _InFlight(asyncio.create_task(self._encode_fresh(job, image, method)))
         in_flight = self._in_flight[job]
         in_flight.waiters += 1
         try:
@@ -164,10 +166,10 @@ class PictureEncoder:
         (self._hits if shared else self._misses).inc()
         return _encoded(key, result, cached=shared)
 
-    async def _encode_fresh(self, job: tuple[bytes, tuple[float, ...]], image: Any) -> EncodeResult:
+    async def _encode_fresh(self, job: tuple[bytes, tuple[float, ...]], image: Any, method: Method) -> EncodeResult:
         key, row = job
         pixels = await asyncio.get_running_loop().run_in_executor(self._threads, self._pixels, None, image)
-        result = await self._batcher.submit(EncodeJob(pixels, row))
+        result = await self._batcher.submit(EncodeJob(pixels, row, method))
         self._cache.put(key, result.scores, result.features)
         return result
 
@@ -186,13 +188,14 @@ class PictureEncoder:
     def encode_sync(self, pictures: Sequence[Picture], policy: Policy) -> list[EncodedPicture]:
         """`encode` without an event loop: one caller, whole batches at a time."""
         rows = self.thresholds(pictures, policy)
-        keys = list(self._threads.map(self._key, range(len(pictures)), (p.image for p in pictures)))
+        method = policy.method
+        keys = list(self._threads.map(lambda index: self._key(index, pictures[index].image, method), range(len(rows))))
         jobs_of = list(zip(keys, rows, strict=True))
         encoded = [self._lookup(key, row) for key, row in jobs_of]
         first = {job: index for index, job in reversed(list(enumerate(jobs_of)))}
         missing = [index for index, hit in enumerate(encoded) if hit is None and first[jobs_of[index]] == index]
         pixels = self._threads.map(self._pixels, missing, (pictures[index].image for index in missing))
-        jobs = [EncodeJob(p, rows[index]) for p, index in zip(pixels, missing, strict=True)]
+        jobs = [EncodeJob(p, rows[index], method) for p, index in zip(pixels, missing, strict=True)]
         for start in range(0, len(jobs), self._max_batch):
             batch = jobs[start : start + self._max_batch]
             began = time.perf_counter()
@@ -221,9 +224,9 @@ class PictureEncoder:
         self._hits.inc()
         return _encoded(key, EncodeResult(entry.scores, features), cached=True)
 
-    def _key(self, index: int, image: Any) -> bytes:
+    def _key(self, index: int, image: Any, method: Method) -> bytes:
         try:
-            return content_key(image)
+            return content_key(image) + (b"" if method == "dfmr" else method.encode())
         except Exception as error:
             raise PictureError(index, "decode", f"could not be read: {error}") from error
 

@@ -127,6 +127,14 @@ class DfmrLlavaForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsP
             )
         self.make_empty_intermediate_tensors = self.language_model.make_empty_intermediate_tensors
 
+    def encode_with_cls(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """`encode_pictures`, and ``(pictures, channels)`` CLS tokens of the same layer; None for towers without one."""
+        if not isinstance(self.config.vision_config, CLIPVisionConfig):
+            return self.encode_pictures(pixels), None
+        tokens: torch.Tensor = self.vision_tower(pixels.to(self.vision_tower.dtype), feature_select_strategy="full")
+        side = math.isqrt(tokens.shape[1])
+        return tokens[:, 1:].unflatten(1, (side, side)), tokens[:, 0]
+
     def encode_pictures(self, pixels: torch.Tensor) -> torch.Tensor:
         """The vision tower's feature map, before any reduction.
 

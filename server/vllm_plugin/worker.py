@@ -5,12 +5,14 @@ kept here, so there is nothing to leak when a request goes away.
 """
 
 import traceback
+import zlib
 from typing import Any
 
 import torch
 from vllm.distributed import get_pp_group, get_tensor_model_parallel_rank
 
 from dfmr_kernels import reduce
+from dfmr_kernels.controls import Method, drop
 
 
 class DfmrWorkerExtension:
@@ -28,6 +30,7 @@ class DfmrWorkerExtension:
         candidates: list[int],
         thresholds: list[list[float]],
         aggregate: str,
+        methods: list[Method],
     ) -> list[dict[str, Any]] | None:
         """Encode and pool a batch of pictures.
 
@@ -37,6 +40,7 @@ class DfmrWorkerExtension:
             candidates: pooling factors to measure.
             thresholds: per picture, one number per candidate.
             aggregate: name of the score.
+            methods: per picture, how its tokens become fewer.
 
         Returns:
             per picture ``{features, dtype, grid, factor, scores}`` or ``{error}``; None on ranks that do not answer.
@@ -45,9 +49,9 @@ class DfmrWorkerExtension:
             return None
         raw = torch.frombuffer(bytearray(pixels), dtype=torch.uint8).view(shape)
         try:
-            results = self._encode(raw, normalise, candidates, thresholds, aggregate)
+            results = self._encode(raw, normalise, candidates, thresholds, aggregate, methods)
         except Exception as error:
-            results = self._encode_singly(raw, normalise, candidates, thresholds, aggregate, error)
+            results = self._encode_singly(raw, normalise, candidates, thresholds, aggregate, methods, error)
         return results if get_tensor_model_parallel_rank() == 0 else None
 
     def _encode_singly(
@@ -57,6 +61,7 @@ class DfmrWorkerExtension:
         candidates: list[int],
         thresholds: list[list[float]],
         aggregate: str,
+        methods: list[Method],
         error: Exception,
     ) -> list[dict[str, Any]]:
         """After a batch failed: find out which picture is to blame, so that its batch mates are still served."""
@@ -64,11 +69,11 @@ class DfmrWorkerExtension:
             traceback.print_exception(error)
             return [{"error": f"{type(error).__name__}: {error}"}]
         results: list[dict[str, Any]] = []
-        for picture, row in zip(raw.split(1), thresholds, strict=True):
+        for picture, row, method in zip(raw.split(1), thresholds, methods, strict=True):
             try:
-                results += self._encode(picture, normalise, candidates, [row], aggregate)
+                results += self._encode(picture, normalise, candidates, [row], aggregate, [method])
             except Exception as one:
-                results += self._encode_singly(picture, normalise, candidates, [row], aggregate, one)
+                results += self._encode_singly(picture, normalise, candidates, [row], aggregate, [method], one)
         return results
 
     @torch.inference_mode()
@@ -79,23 +84,33 @@ class DfmrWorkerExtension:
         candidates: list[int],
         thresholds: list[list[float]],
         aggregate: str,
+        methods: list[Method],
     ) -> list[dict[str, Any]]:
         (scale,), mean, std = normalise
         per_channel = torch.tensor([mean, std], device=self.device).view(2, 1, 3, 1, 1)
         inputs = (raw.to(self.device).float() * scale - per_channel[0]) / per_channel[1]
-        reduction = reduce(self.get_model().encode_pictures(inputs), candidates, thresholds, aggregate)
+        model = self.get_model()
+        controls = any(method != "dfmr" for method in methods)
+        maps, cls = model.encode_with_cls(inputs) if controls else (model.encode_pictures(inputs), None)
+        reduction = reduce(maps, candidates, thresholds, aggregate)
         packed = reduction.features.cpu()
         dtype = str(packed.dtype).removeprefix("torch.")
         results: list[dict[str, Any]] = []
         start = 0
-        for grid, factor, scores, finite in zip(
-            reduction.grids, reduction.factors, reduction.scores.tolist(), reduction.finite, strict=True
-        ):
+        chosen = zip(reduction.grids, reduction.factors, reduction.scores.tolist(), reduction.finite, strict=True)
+        for index, (grid, factor, scores, finite) in enumerate(chosen):
             if not finite:
                 results.append({"error": "nonfinite"})
                 continue
             features = packed[start : start + grid[0] * grid[1]]
             start += len(features)
+            if (method := methods[index]) != "dfmr":
+                if method == "drop-cls" and cls is None:
+                    results.append({"error": "no CLS"})
+                    continue
+                seed = zlib.crc32(raw[index].numpy().tobytes())
+                token = None if cls is None else cls[index]
+                features = drop(maps[index], len(features), method, token, seed).cpu()
             results.append(
                 {
                     "features": features.contiguous().view(torch.uint8).numpy().tobytes(),

@@ -22,6 +22,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         "small",
         "--dtype",
         "float32",
+        "--dfmr-allow-controls",
+        "true",
     ]
     yield from run_server(command, folder / "model", folder / "server.log")
 
