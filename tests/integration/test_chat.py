@@ -172,6 +172,7 @@ def test_the_openapi_page_documents_our_options(server: Server) -> None:
         "tau",
         "factors",
         "max_tokens_per_image",
+        "method",
     }
 
 
