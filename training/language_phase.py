@@ -27,12 +27,15 @@ WIDTH, LAYERS, MIDDLE, ROWS = 256, 3, 512, 576
 """Language model: hidden size, layers, MLP size and vocabulary rows (the tokenizer's, rounded up)."""
 
 BATCH = {1: 6, 2: 10, 3: 14, 4: 14, 6: 16, 8: 16}
-EARLY = {1: 0.05, 2: 0.45, 3: 0.28, 4: 0.16, 6: 0.03, 8: 0.03}
-LATE = {1: 0.24, 2: 0.36, 3: 0.18, 4: 0.12, 6: 0.05, 8: 0.05}
+EARLY = {1: 0.08, 2: 0.45, 3: 0.26, 4: 0.15, 6: 0.03, 8: 0.03}
+LATE = {1: 0.30, 2: 0.34, 3: 0.16, 4: 0.11, 6: 0.05, 8: 0.04}
 """Samples a step and process by pooling factor, and the share of steps that each factor gets."""
 
 AVERAGED_EVERY = 8
 """Steps between two averagings of the processes' weights: they need not wait for each other at every step."""
+
+SHOWN = {"print": 0.34, "shapes": 0.28, "mixed": 0.22, "gauge": 0.09, "surface": 0.07}
+"""The share of pictures of each family: print and counting take longest to learn."""
 
 KEPT = {"background": 0.3, "pattern": 0.4, "shape_color": 0.6, "color_shape": 0.6, "where": 0.6}
 """The chance that a question of a frequent kind is asked; the others always are."""
@@ -117,7 +120,9 @@ class Store:
     @torch.no_grad()
     def add(self, count: int) -> None:
         """Draw and encode ``count`` new pictures in place of the oldest."""
-        fresh = [scenes.scene("train", f"{self._key}/{self.drawn + index}") for index in range(count)]
+        keys = [f"{self._key}/{self.drawn + index}" for index in range(count)]
+        families = [Random(key).choices(list(SHOWN), list(SHOWN.values()))[0] for key in keys]
+        fresh = [scenes.scene("train", key, family) for key, family in zip(keys, families, strict=True)]
         maps = self._tower(pixels_of([np.asarray(found.picture) for found in fresh]))
         for found, features in zip(fresh, maps, strict=True):
             place = self.drawn % len(self.features)
@@ -182,13 +187,17 @@ def draw_step(shared: Random, own: Random, store: Store, progress: float) -> Ste
 
 
 class Settings(NamedTuple):
-    """How the phase is run; ``capacity``, ``first`` and ``fresh`` are pictures a process."""
+    """How the phase is run; ``capacity``, ``first`` and ``fresh`` are pictures a process.
+
+    ``fresh`` pictures join at every step: with one, answers were learnt by heart (numbers read 0.97 in training, 0.72
+    on held-out pictures).
+    """
 
     seed: int = 0
     minutes: float = 60.0
     capacity: int = 5000
-    first: int = 600
-    fresh: int = 1
+    first: int = 800
+    fresh: int = 3
     muon_rate: float = 3e-3
     adam_rate: float = 2e-3
     checkpoint_minutes: float = 2.0
