@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from transformers import CLIPImageProcessorPil, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
 
-from training import language_phase, runtime, vision_phase
+from training import card, language_phase, runtime, vision_phase
 from training.canvas import CELL, GRID
 from training.tokenizer import IMAGE, build
+
+RENAMED = {
+    "clip.": "model.vision_tower.",
+    "projector.": "model.multi_modal_projector.",
+    "llama.model.": "model.language_model.",
+    "llama.lm_head.": "lm_head.",
+}
+"""Beginnings of weights' names: in the two phases, and in the written model."""
 
 
 def llava_config(image_id: int) -> LlavaConfig:
@@ -57,11 +66,7 @@ def assemble(tower: dict[str, Tensor], language: dict[str, Tensor]) -> LlavaForC
     """The whole model, in bf16, from the weights of both phases."""
     shared = processor()
     model = LlavaForConditionalGeneration(llava_config(shared.image_token_id)).to(torch.bfloat16).eval()
-    renamed = {name.replace("clip.", "model.vision_tower.", 1): value for name, value in tower.items()}
-    for name, value in language.items():
-        name = name.replace("projector.", "model.multi_modal_projector.", 1)
-        name = name.replace("llama.model.", "model.language_model.", 1).replace("llama.lm_head.", "lm_head.", 1)
-        renamed[name] = value
+    renamed = {_exported(name): value for name, value in [*tower.items(), *language.items()]}
     missing, unexpected = model.load_state_dict(renamed, strict=False)
     behind = f"model.vision_tower.encoder.layers.{vision_phase.LAYERS}."
     unfilled = [name for name in missing if not name.startswith(behind)]
@@ -72,6 +77,30 @@ def assemble(tower: dict[str, Tensor], language: dict[str, Tensor]) -> LlavaForC
             if name.startswith(behind) and parameter.ndim == 2:
                 parameter.zero_()
     return model
+
+
+def restore(source: Path, work: Path, minutes: float) -> None:
+    """Write checkpoints to ``work`` from an exported model, as after ``minutes`` of the language phase.
+
+    The optimizers' moments and the float32 masters behind the bf16 weights are not in the model: they start anew.
+    """
+    state = LlavaForConditionalGeneration.from_pretrained(source, dtype=torch.bfloat16).state_dict()
+    tower, language = vision_phase.VisionTower(), language_phase.LanguagePhaseModel()
+    tower.load_state_dict({name: state[_exported(name)] for name in tower.state_dict()})
+    language.load_state_dict({name: state[_exported(name)] for name in language.state_dict()})
+    work.mkdir(parents=True, exist_ok=True)
+    runtime.save(work / "vision.pt", {"tower": tower.state_dict()})
+    step, _ = card.last_steps(source / "training-log.csv")["language"]
+    runtime.save(work / "language.pt", {"step": step, "seconds": 60 * minutes, "model": language.state_dict()})
+    shutil.copyfile(source / "training-log.csv", work / "log.csv")
+
+
+def _exported(name: str) -> str:
+    """The name in the written model of a weight of either phase."""
+    for ours, written in RENAMED.items():
+        if name.startswith(ours):
+            return written + name.removeprefix(ours)
+    return name
 
 
 def export(work: Path, target: Path) -> LlavaForConditionalGeneration:

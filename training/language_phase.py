@@ -19,6 +19,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from training import runtime, scenes
 from training.canvas import GRID
 from training.packing import IGNORED, Packed, Packer
+from training.regions import BLOCKS, block_deviations, pool_blocks
 from training.scenes import Question, Scene
 from training.tokenizer import CONTEXT, build
 from training.vision_phase import HIDDEN, VisionTower, pixels_of, pool
@@ -30,6 +31,13 @@ BATCH = {1: 6, 2: 10, 3: 14, 4: 14, 6: 16, 8: 16}
 EARLY = {1: 0.08, 2: 0.45, 3: 0.26, 4: 0.15, 6: 0.03, 8: 0.03}
 LATE = {1: 0.30, 2: 0.34, 3: 0.16, 4: 0.11, 6: 0.05, 8: 0.04}
 """Samples a step and process by pooling factor, and the share of steps that each factor gets."""
+
+PAIRED = ((0.5, 0.06), (0.75, 0.16), (1.0, 0.30))
+"""The share of steps that show pairs of pictures, up to that progress. Pairs at full resolution come last: their 1152
+tokens make the dearest steps."""
+
+REGIONS_FROM, REGIONS = 0.75, 0.30
+"""From this progress on, the share of single-picture steps in which every block of the map has its own factor."""
 
 AVERAGED_EVERY = 8
 """Steps between two averagings of the processes' weights: they need not wait for each other at every step."""
@@ -87,11 +95,11 @@ class LanguagePhaseModel(nn.Module):
     def forward(self, maps: list[Tensor], packed: Packed, image_id: int) -> tuple[Tensor, Tensor]:
         """Logits (answers' tokens, vocabulary) and their targets.
 
-        ``maps`` holds the pooled maps of each sample's first, second, ... picture: (samples, h, w, HIDDEN).
+        ``maps`` holds the kept tokens of each sample's first, second, ... picture: (samples, tokens, HIDDEN).
         """
         embedded = self.llama.model.embed_tokens(packed.ids)
         if maps:
-            visual = self.projector(torch.cat([each.flatten(1, 2) for each in maps], 1))
+            visual = self.projector(torch.cat(maps, 1))
             embedded = embedded.masked_scatter((packed.ids == image_id)[..., None], visual)
         hidden = self.llama.model(
             inputs_embeds=embedded, attention_mask=packed.mask, position_ids=packed.positions, use_cache=False
@@ -136,7 +144,10 @@ class Store:
 
 
 class Step(NamedTuple):
-    """What one step shows: pooled maps by picture, the questions and the factors."""
+    """What one step shows: kept tokens (samples, tokens, HIDDEN) by picture, the questions and the factors.
+
+    Without factors the pictures are not shown, or not pooled by one factor alone: such answers are not logged.
+    """
 
     maps: list[Tensor]
     questions: list[list[Question]]
@@ -152,7 +163,7 @@ def single_step(random: Random, store: Store, factor: int) -> Step:
     """Single pictures at one factor."""
     places = random.sample(range(len(store.scenes)), BATCH[factor])
     questions = [_some(random, store.scenes[place].questions, 8) for place in places]
-    return Step([pool(store.features[places], factor)], questions, [factor])
+    return Step([pool(store.features[places], factor).flatten(1, 2)], questions, [factor])
 
 
 def pair_step(random: Random, store: Store, factors: list[int]) -> Step:
@@ -170,19 +181,45 @@ def pair_step(random: Random, store: Store, factors: list[int]) -> Step:
         if asked:
             couples.append(couple)
             questions.append(asked)
-    maps = [pool(store.features[[couple[i] for couple in couples]], factors[i]) for i in (0, 1)]
+    maps = [pool(store.features[[couple[i] for couple in couples]], factors[i]).flatten(1, 2) for i in (0, 1)]
     return Step(maps, questions, factors)
+
+
+def regions_step(shared: Random, own: Random, store: Store) -> Step:
+    """Single pictures whose blocks each have a factor of their own, as many of each factor in every picture.
+
+    Half of the time the finer factors go to the blocks that vary most, as the compressor deals them out, and else
+    to any.
+    """
+    block = shared.choice(list(BLOCKS))
+    blocks = (GRID // block) ** 2
+    dealt = sorted(shared.choices(BLOCKS[block], [shared.random() + 0.1 for _ in BLOCKS[block]], k=blocks))
+    ranked = shared.random() < 0.5
+    places = own.sample(range(len(store.scenes)), BATCH[2])
+    kept = []
+    for features in store.features[places]:
+        order = block_deviations(features, block).argsort(descending=True).tolist()
+        if not ranked:
+            own.shuffle(order)
+        factors = [0] * blocks
+        for index, factor in zip(order, dealt, strict=True):
+            factors[index] = factor
+        kept.append(pool_blocks(features, block, factors))
+    questions = [_some(own, store.scenes[place].questions, 8) for place in places]
+    return Step([torch.stack(kept)], questions, [])
 
 
 def draw_step(shared: Random, own: Random, store: Store, progress: float) -> Step:
     """The next step. ``shared`` is the same in every process, so that all of them have as much to do."""
     shares = EARLY if progress < 0.5 else LATE
     factors = shared.choices(list(shares), list(shares.values()), k=2)
-    roll = shared.random()
-    if roll < 0.03:
+    paired = next(share for until, share in PAIRED if progress <= until)
+    if shared.random() < 0.03:
         return Step([], single_step(own, store, 8).questions, [])
-    if roll < (0.09 if progress < 0.5 else 0.19):
-        return pair_step(own, store, [factors[0], max(factors[1], 2)])
+    if shared.random() < paired:
+        return pair_step(own, store, factors if progress > PAIRED[1][0] else [factors[0], max(factors[1], 2)])
+    if progress > REGIONS_FROM and shared.random() < REGIONS:
+        return regions_step(shared, own, store)
     return single_step(own, store, factors[0])
 
 
@@ -212,11 +249,14 @@ def run(rank: int, processes: int, work: Path, settings: Settings) -> None:
     tower = VisionTower()
     tower.load_state_dict(vision["tower"])
     packer, model = Packer(build()), LanguagePhaseModel()
-    optimizer = runtime.MixedOptimizer(model.named_parameters(), settings.muon_rate, settings.adam_rate)
     path, step, clock = work / "language.pt", 0, runtime.Clock()
-    if (saved := runtime.load(path)) is not None:
-        optimizer.load(saved["optimizer"])
+    saved = runtime.load(path)
+    if saved is not None:
+        model.load_state_dict(saved["model"])
         step, clock = saved["step"], runtime.Clock(saved["seconds"])
+    optimizer = runtime.MixedOptimizer(model.named_parameters(), settings.muon_rate, settings.adam_rate)
+    if saved is not None and "optimizer" in saved:
+        optimizer.load(saved["optimizer"])
     store = Store(tower, f"language/{settings.seed}/{rank}/{step}", settings.capacity)
     while store.drawn < settings.first:
         store.add(16)
@@ -226,9 +266,7 @@ def run(rank: int, processes: int, work: Path, settings: Settings) -> None:
         shared, own = Random(f"{settings.seed}/{step}"), Random(f"{settings.seed}/{rank}/{step}")
         store.add(settings.fresh)
         drawn = draw_step(shared, own, store, progress)
-        packed = packer.pack(
-            drawn.questions, [each.shape[1] * each.shape[2] for each in drawn.maps], shared.random() < 0.12
-        )
+        packed = packer.pack(drawn.questions, [each.shape[1] for each in drawn.maps], shared.random() < 0.12)
         logits, targets = model(drawn.maps, packed, packer.image)
         loss = nn.functional.cross_entropy(logits, targets)
         loss.backward()

@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 
 from training import card, evaluate, language_phase, plot, runtime, vision_phase
-from training.export import export
+from training.export import export, restore
 
 MODEL = Path("models/tiny-llava-dfmr")
 REPORT_SEED = 20261124
@@ -29,6 +29,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--stage", choices=["all", "train", "export", "evaluate"], default="all", help="run only this part"
     )
+    parser.add_argument(
+        "--continue-from", type=Path, help="a written model whose language phase goes on, where --work has none yet"
+    )
+    parser.add_argument(
+        "--after-minutes", type=float, default=60.0, help="minutes of the language phase that this model has had"
+    )
     parser.add_argument("--remarks", default="", help="a sentence for the model card about this run")
     return parser.parse_args()
 
@@ -41,7 +47,10 @@ def main() -> None:
     if arguments.stage in ("all", "train"):
         vision = vision_phase.Settings(seed=arguments.seed, minutes=arguments.vision_minutes)
         language = language_phase.Settings(seed=arguments.seed, minutes=arguments.language_minutes)
-        runtime.launch(vision_phase.run, arguments.processes, work, vision)
+        if arguments.continue_from is None:
+            runtime.launch(vision_phase.run, arguments.processes, work, vision)
+        elif not (work / "language.pt").exists():
+            restore(arguments.continue_from, work, arguments.after_minutes)
         runtime.launch(language_phase.run, arguments.processes, work, language)
     if arguments.stage in ("all", "export"):
         export(work, arguments.target)
