@@ -142,7 +142,7 @@ def check_metrics(url: str, reports: list[dict[str, Any]]) -> None:
     for line in httpx.get(f"{url}/metrics", timeout=30).text.splitlines():
         if line.startswith("dfmr_visual_tokens_total"):
             stage = line.split('stage="')[1].split('"')[0]
-            counted[stage] = float(line.rsplit(" ", 1)[1])
+            counted[stage] = counted.get(stage, 0.0) + float(line.rsplit(" ", 1)[1])
     told = {stage: sum(report[f"{stage}_visual_tokens"] for report in reports) for stage in ("original", "kept")}
     print(f"\n/metrics counted {counted['original']:.0f} visual tokens, {counted['kept']:.0f} of them kept:", end=" ")
     if counted != told:

@@ -1,23 +1,25 @@
 """Every Prometheus collector of ours, in one table. They appear on vLLM's own ``/metrics`` page.
 
 Gauges are summed over live API processes, so the page is right with ``--api-server-count`` too. Names carry no colon:
-scrapers that ask for classic names would get them rewritten.
+scrapers that ask for classic names would get them rewritten. ``profile`` is the name of a configured profile, or
+``default`` where none is in force, so that nothing that clients send makes a new series.
 """
 
 from prometheus_client import Counter, Gauge, Histogram
 
 _MODEL = ("model_name",)
+_POLICY = (*_MODEL, "profile")
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 VISUAL_TOKENS = Counter(
     "dfmr_visual_tokens_total",
     "Visual tokens of accepted pictures: stage=original is what the encoder made, stage=kept what the LLM was given",
-    (*_MODEL, "stage"),
+    (*_POLICY, "stage"),
 )
 IMAGES = Counter(
     "dfmr_images_total",
     "Accepted pictures by pooling factor and by where their features came from (encoder or cache)",
-    (*_MODEL, "factor", "source"),
+    (*_POLICY, "factor", "source"),
 )
 IMAGE_ERRORS = Counter(
     "dfmr_image_errors_total",
@@ -27,7 +29,7 @@ IMAGE_ERRORS = Counter(
 KV_BYTES_SAVED = Counter(
     "dfmr_kv_bytes_saved_total",
     "Bytes of KV cache that pooled-away tokens would have taken, from the model's KV cache layout",
-    _MODEL,
+    _POLICY,
 )
 SCORE = Histogram(
     "dfmr_score",
@@ -38,7 +40,7 @@ SCORE = Histogram(
 KEEP_RATIO = Histogram(
     "dfmr_keep_ratio",
     "Kept visual tokens over original ones, per picture",
-    _MODEL,
+    _POLICY,
     buckets=(0.01, 0.02, 0.03, 0.07, 0.12, 0.26, 0.5, 0.75, 0.999, 1.0),
 )
 IMAGES_PER_REQUEST = Histogram(

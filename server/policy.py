@@ -19,6 +19,9 @@ from dfmr_kernels.scores import AGGREGATES
 PROFILE_FILE = "dfmr_profile.json"
 """A checkpoint that was trained with pooled maps says so, and how far to go, in this file beside its config.json."""
 
+DEFAULT_PROFILE = "default"
+"""What reports and metrics call the server's own policy, where no named profile is in force."""
+
 UNTRAINED_FACTORS = (1, 2)
 """Factors for a checkpoint without a profile: pooling that a model was not trained with costs accuracy quickly."""
 

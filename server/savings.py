@@ -1,6 +1,6 @@
 """What a request saved: its client's report and its operator's metrics, from the same numbers."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from pydantic import BaseModel, Field
 
@@ -15,6 +15,7 @@ from server.metrics import (
     SCORE,
     VISUAL_TOKENS,
 )
+from server.policy import DEFAULT_PROFILE
 
 
 class ImageReport(BaseModel):
@@ -33,6 +34,7 @@ class Report(BaseModel):
     original_visual_tokens: int
     kept_visual_tokens: int
     saved_visual_tokens: int
+    profile: str = Field(DEFAULT_PROFILE, description="name of the profile in force; default where there is none")
     images: list[ImageReport]
 
 
@@ -50,21 +52,25 @@ class Savings:
         self._original = grid[0] * grid[1]
         self._score_index = next((i for i, s in enumerate(candidates) if s > 1), 0)
         self.kv_bytes_per_token: float | None = None
-        self._start_at_zero(candidates)
-
-    def _start_at_zero(self, candidates: Sequence[int]) -> None:
-        """Make every series now: a counter that first appears with its first event hides that event from `increase`."""
-        for stage in ("original", "kept"):
-            VISUAL_TOKENS.labels(self._model, stage)
-        for factor in candidates:
-            for source in ("encoder", "cache"):
-                IMAGES.labels(self._model, str(factor), source)
+        self._candidates = tuple(candidates)
         for reason in REASONS:
             IMAGE_ERRORS.labels(self._model, reason)
-        KV_BYTES_SAVED.labels(self._model)
+        self.start_at_zero([DEFAULT_PROFILE])
 
-    def report(self, pictures: Sequence[EncodedPicture]) -> Report:
-        """What a request's pictures cost and saved, in visual tokens."""
+    def start_at_zero(self, profiles: Iterable[str]) -> None:
+        """Make every series of these profiles now: a counter that first appears with its first event hides that event
+        from `increase`."""
+        for profile in profiles:
+            for stage in ("original", "kept"):
+                VISUAL_TOKENS.labels(self._model, profile, stage)
+            for factor in self._candidates:
+                for source in ("encoder", "cache"):
+                    IMAGES.labels(self._model, profile, str(factor), source)
+            KV_BYTES_SAVED.labels(self._model, profile)
+            KEEP_RATIO.labels(self._model, profile)
+
+    def report(self, pictures: Sequence[EncodedPicture], profile: str = DEFAULT_PROFILE) -> Report:
+        """What a request's pictures cost and saved, in visual tokens, under a configured profile."""
         images = [
             ImageReport(
                 grid=p.features.grid,
@@ -81,19 +87,21 @@ class Savings:
             original_visual_tokens=original,
             kept_visual_tokens=kept,
             saved_visual_tokens=original - kept,
+            profile=profile,
             images=images,
         )
 
     def count(self, report: Report) -> None:
         """Add an accepted request to the metrics."""
-        VISUAL_TOKENS.labels(self._model, "original").inc(report.original_visual_tokens)
-        VISUAL_TOKENS.labels(self._model, "kept").inc(report.kept_visual_tokens)
-        KV_BYTES_SAVED.labels(self._model).inc(report.saved_visual_tokens * (self.kv_bytes_per_token or 0.0))
+        labels = self._model, report.profile
+        VISUAL_TOKENS.labels(*labels, "original").inc(report.original_visual_tokens)
+        VISUAL_TOKENS.labels(*labels, "kept").inc(report.kept_visual_tokens)
+        KV_BYTES_SAVED.labels(*labels).inc(report.saved_visual_tokens * (self.kv_bytes_per_token or 0.0))
         IMAGES_PER_REQUEST.labels(self._model).observe(len(report.images))
         for image in report.images:
-            IMAGES.labels(self._model, str(image.factor), "cache" if image.cached else "encoder").inc()
+            IMAGES.labels(*labels, str(image.factor), "cache" if image.cached else "encoder").inc()
             SCORE.labels(self._model).observe(image.score)
-            KEEP_RATIO.labels(self._model).observe(image.kept_tokens / self._original)
+            KEEP_RATIO.labels(*labels).observe(image.kept_tokens / self._original)
 
     def refuse(self, error: RefusedError) -> None:
         """Count a request that was refused for its pictures, or for there being too many of them at once."""

@@ -16,6 +16,7 @@ from server import metrics
 from server.encoding.cache import Features
 from server.encoding.encoder import EncodedPicture
 from server.errors import REASONS, EncodeFailedError, EncoderOverloadedError, PictureError, RefusedError
+from server.policy import DEFAULT_PROFILE
 from server.savings import Savings
 
 COLLECTORS: dict[str, Any] = {
@@ -24,17 +25,17 @@ COLLECTORS: dict[str, Any] = {
 each_collector = pytest.mark.parametrize("collector", COLLECTORS.values(), ids=COLLECTORS)
 
 EXPECTED = {
-    "dfmr_visual_tokens_total": ("counter", ("model_name", "stage")),
-    "dfmr_images_total": ("counter", ("model_name", "factor", "source")),
+    "dfmr_visual_tokens_total": ("counter", ("model_name", "profile", "stage")),
+    "dfmr_images_total": ("counter", ("model_name", "profile", "factor", "source")),
     "dfmr_image_errors_total": ("counter", ("model_name", "reason")),
-    "dfmr_kv_bytes_saved_total": ("counter", ("model_name",)),
+    "dfmr_kv_bytes_saved_total": ("counter", ("model_name", "profile")),
     "dfmr_cache_hits_total": ("counter", ("model_name",)),
     "dfmr_cache_misses_total": ("counter", ("model_name",)),
     "dfmr_cache_evictions_total": ("counter", ("model_name",)),
     "dfmr_cache_bytes": ("gauge", ("model_name",)),
     "dfmr_encode_queue_pictures": ("gauge", ("model_name",)),
     "dfmr_score": ("histogram", ("model_name",)),
-    "dfmr_keep_ratio": ("histogram", ("model_name",)),
+    "dfmr_keep_ratio": ("histogram", ("model_name", "profile")),
     "dfmr_images_per_request": ("histogram", ("model_name",)),
     "dfmr_preprocess_seconds": ("histogram", ("model_name",)),
     "dfmr_encode_seconds": ("histogram", ("model_name",)),
@@ -79,7 +80,10 @@ def encoded(factor: int, *, score: float = 0.5, cached: bool = False) -> Encoded
 
 
 def sample(metric: str, model_name: str, **labels: str) -> float | None:
-    return REGISTRY.get_sample_value(metric, {"model_name": model_name, **labels})
+    """A sample under the server's own policy, unless a profile is named."""
+    by_policy = metric.startswith(("dfmr_visual_tokens", "dfmr_images_total", "dfmr_kv_bytes", "dfmr_keep_ratio"))
+    profile = {"profile": DEFAULT_PROFILE} if by_policy else {}
+    return REGISTRY.get_sample_value(metric, {"model_name": model_name, **profile, **labels})
 
 
 def test_a_report_tells_what_each_picture_kept() -> None:
@@ -88,6 +92,7 @@ def test_a_report_tells_what_each_picture_kept() -> None:
         "original_visual_tokens": 1152,
         "kept_visual_tokens": 576 + 36,
         "saved_visual_tokens": 540,
+        "profile": "default",
         "images": [
             {"grid": (24, 24), "factor": 1, "score": 0.9, "kept_tokens": 576, "cached": False},
             {"grid": (6, 6), "factor": 4, "score": 0.1, "kept_tokens": 36, "cached": True},
@@ -136,6 +141,20 @@ def test_requests_are_counted_as_they_were_reported() -> None:
     assert sample("dfmr_images_per_request_sum", name) == 3
     assert sample("dfmr_score_sum", name) == pytest.approx(0.5 + 0.2 + 0.5)
     assert sample("dfmr_keep_ratio_sum", name) == pytest.approx(1 + 0.25 + 0.25)
+
+
+def test_savings_are_told_apart_by_profile() -> None:
+    name = next(_names)
+    savings = Savings(name, GRID, CANDIDATES)
+    savings.kv_bytes_per_token = 1.0
+    savings.start_at_zero(["archive"])
+    assert sample("dfmr_images_total", name, profile="archive", factor="2", source="encoder") == 0
+    savings.count(savings.report([encoded(2)], "archive"))
+    assert sample("dfmr_visual_tokens_total", name, profile="archive", stage="kept") == 144
+    assert sample("dfmr_images_total", name, profile="archive", factor="2", source="encoder") == 1
+    assert sample("dfmr_kv_bytes_saved_total", name, profile="archive") == 432
+    assert sample("dfmr_keep_ratio_sum", name, profile="archive") == 0.25
+    assert sample("dfmr_visual_tokens_total", name, stage="original") == 0
 
 
 def test_a_picture_that_keeps_everything_falls_into_the_last_bucket_of_the_keep_ratio() -> None:
