@@ -14,6 +14,8 @@ PLUGIN = "dfmr"
 _ROOT = Path(__file__).resolve().parent.parent
 EMBEDDED_MODEL = _ROOT / "models" / "tiny-llava-dfmr"
 STANDIN_MODEL = _ROOT / "models" / "standin"
+SHUTDOWN_SECONDS = 60
+"""That running answers have on SIGTERM, where ``--shutdown-timeout`` does not say; vLLM's own default cuts them off."""
 _SKIPPED = ("policy",)
 
 
@@ -84,8 +86,11 @@ def vllm_arguments(arguments: Sequence[str]) -> list[str]:
         load_settings(additional, model)
     except ValueError as error:
         own.error(str(error))
-    if not named and not any(a.partition("=")[0] == "--served-model-name" for a in rest):
+    given = {a.partition("=")[0].replace("_", "-") for a in rest}
+    if not named and "--served-model-name" not in given:
         rest += ["--served-model-name", Path(model).name]
+    if "--shutdown-timeout" not in given:
+        rest += ["--shutdown-timeout", str(SHUTDOWN_SECONDS)]
     return ["serve", model, *rest, "--additional-config", json.dumps(additional)]
 
 

@@ -14,6 +14,7 @@ from vllm.entrypoints.openai.chat_completion.api_router import create_chat_compl
 from vllm.entrypoints.openai.responses.api_router import create_responses
 from vllm.entrypoints.serve import create_error_response
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
+from vllm.entrypoints.serve.instrumentator.health import health
 from vllm.entrypoints.serve.utils.api_utils import validate_json_request
 from vllm.exceptions import GracefulHTTPError
 from vllm.multimodal.media import MEDIA_CONNECTOR_REGISTRY
@@ -106,6 +107,17 @@ async def explain(request: ExplainRequest, raw_request: Request) -> ExplainRespo
         candidates=_candidates(encoder, row, encoded),
         overlay=overlay,
     )
+
+
+@router.get("/ready", response_class=Response)
+async def ready(raw_request: Request) -> Response:
+    """Whether to send requests here: 200 while the engine is alive and the server is not shutting down, else 503.
+
+    Unlike ``/health``, which stays 200 until running answers are finished. Like it, it asks for no API key.
+    """
+    if raw_request.app.state.dfmr_drain.draining:
+        return Response(status_code=HTTPStatus.SERVICE_UNAVAILABLE)
+    return await health(raw_request)
 
 
 def _candidates(encoder: PictureEncoder, row: tuple[float, ...], encoded: EncodedPicture) -> list[CandidateReport]:

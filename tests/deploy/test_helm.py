@@ -113,8 +113,8 @@ def test_pods_run_without_privileges_and_are_probed(values: Path) -> None:
     assert pod(manifests)["securityContext"]["runAsNonRoot"]
     assert pod(manifests)["automountServiceAccountToken"] is False
     assert server["securityContext"] == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
-    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
-        assert server[probe]["httpGet"] == {"path": "/health", "port": "http"}
+    for probe, path in {"startupProbe": "/health", "readinessProbe": "/ready", "livenessProbe": "/health"}.items():
+        assert server[probe]["httpGet"] == {"path": path, "port": "http"}
 
 
 @with_each_values

@@ -30,7 +30,7 @@ def additional_config(arguments: list[str]) -> dict[str, Any]:
 
     parser = FlexibleArgumentParser()
     parser.add_argument("--additional-config", type=json.loads, default={})
-    config: dict[str, Any] = parser.parse_args(arguments[2:]).additional_config
+    config: dict[str, Any] = parser.parse_known_args(arguments[2:])[0].additional_config
     return config
 
 
@@ -39,6 +39,11 @@ class TestModel:
         arguments = cli.vllm_arguments(["some/model", "--port", "9000", "--enforce-eager", "-tp", "2"])
         assert arguments[:2] == ["serve", "some/model"]
         assert arguments[2:7] == ["--port", "9000", "--enforce-eager", "-tp", "2"]
+
+    def test_is_stopped_when_running_answers_are_finished_unless_told_otherwise(self) -> None:
+        assert cli.vllm_arguments(["m"])[2:4] == ["--shutdown-timeout", "60"]
+        assert "60" not in cli.vllm_arguments(["m", "--shutdown-timeout", "5"])
+        assert "60" not in cli.vllm_arguments(["m", "--shutdown_timeout=0"])
 
     def test_that_is_named_keeps_its_name(self) -> None:
         assert "--served-model-name" not in cli.vllm_arguments(["some/model"])
