@@ -5,17 +5,20 @@ out; needs torch, and triton only for CUDA tensors.
 """
 
 from dfmr_kernels.decide import Grid, decide, grid_after, thresholds, tokens_after
-from dfmr_kernels.reduce import Reduction, pyramid, reduce
+from dfmr_kernels.metrics import METRICS
+from dfmr_kernels.reduce import Reduction, measure, pyramid, reduce
 from dfmr_kernels.reference import Pyramid
 from dfmr_kernels.scores import AGGREGATES
 
 __all__ = [
     "AGGREGATES",
+    "METRICS",
     "Grid",
     "Pyramid",
     "Reduction",
     "decide",
     "grid_after",
+    "measure",
     "pyramid",
     "reduce",
     "thresholds",

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dfmr_kernels import reference
 from dfmr_kernels.decide import Grid, check_candidates, decide, grid_after
+from dfmr_kernels.metrics import metric_by_name, window_maps
 from dfmr_kernels.reference import Pyramid
 from dfmr_kernels.scores import Aggregate, aggregate_by_name
 
@@ -24,8 +25,9 @@ class Reduction(NamedTuple):
         grids: (rows, columns) of each picture's kept tokens; (0, 0) where it is not finite.
         factors: the pooling factor chosen for each picture; 0 where it is not finite.
         scores: (B, F) float32 on the CPU, one for each candidate in the candidates' order, in the unit of the
-            features; NaN where the picture is not finite.
-        finite: whether every element of the picture is finite. A picture that is not contributes no tokens.
+            metric; NaN where the picture is not finite.
+        finite: whether every element of the picture is finite, and what the metric made of every window. A picture that
+            is not contributes no tokens.
     """
 
     features: Tensor
@@ -58,8 +60,37 @@ def pyramid(features: Tensor, candidates: Sequence[int]) -> Pyramid:
     return reference.pyramid(features, candidates)
 
 
+@torch.no_grad()
+def measure(features: Tensor, candidates: Sequence[int], metric: str = "std", pixels: Tensor | None = None) -> Pyramid:
+    """`pyramid` with the window maps of another metric in place of its sigma maps.
+
+    Args:
+        features: (B, H, W, D) as in `pyramid`.
+        candidates: distinct pooling factors with 1 among them, in any order.
+        metric: what is measured inside each window, by its name in `metrics.METRICS` or as an entry point.
+        pixels: (B, 3, h, w) uint8 RGB that the encoder was given, before normalisation, on the features' device; needed
+            by metrics that look at pixels.
+
+    Raises:
+        ValueError: as `pyramid`; and an unknown metric, or pixels that are missing or of another shape or type.
+    """
+    metric_by_name(metric)
+    _check_features(features)
+    if pixels is not None and (pixels.dtype != torch.uint8 or pixels.shape[:2] != (len(features), 3)):
+        raise ValueError(
+            f"pixels must be uint8 ({len(features)}, 3, rows, columns), got {pixels.dtype} {tuple(pixels.shape)}"
+        )
+    measured = pyramid(features, candidates)
+    return measured._replace(sigmas=window_maps(metric, features, measured, pixels))
+
+
 def reduce(
-    features: Tensor, candidates: Sequence[int], thresholds: Sequence[Sequence[float]], aggregate: str = "mean"
+    features: Tensor,
+    candidates: Sequence[int],
+    thresholds: Sequence[Sequence[float]],
+    aggregate: str = "mean",
+    metric: str = "std",
+    pixels: Tensor | None = None,
 ) -> Reduction:
     """Pool every picture by the largest factor whose score stays below its threshold.
 
@@ -70,16 +101,18 @@ def reduce(
         features: (B, H, W, D) batch, rows, columns, channels; float32, bfloat16 or float16; B may be 0.
         candidates: distinct pooling factors with 1 among them, in any order.
         thresholds: B rows of one threshold per candidate, as `decide.thresholds` builds them.
-        aggregate: how a sigma map becomes a score, by its name in `scores.AGGREGATES`.
+        aggregate: how a window map becomes a score, by its name in `scores.AGGREGATES`.
+        metric: what is measured inside each window, as in `measure`.
+        pixels: as in `measure`.
 
     Raises:
         ValueError: wrong rank, an empty axis, another dtype, bad candidates, thresholds that do not match or are NaN,
-            or an unknown aggregate.
+            an unknown aggregate or metric, or missing or wrong pixels for it.
     """
     score = aggregate_by_name(aggregate)
     _check_features(features)
     _check_thresholds(thresholds, len(features), len(candidates))
-    measured = pyramid(features, candidates)
+    measured = measure(features, candidates, metric, pixels)
     scores, finite = _scores_on_host(measured, score)
     factors = [
         decide(row, limits, candidates) if ok else 0
@@ -109,7 +142,7 @@ def _scores_on_host(measured: Pyramid, score: Aggregate) -> tuple[Tensor, list[b
     """Scores (B, F) float32 and finite flags on the CPU, for one wait on the device."""
     sigmas = measured.sigmas
     packed = torch.cat([measured.finite[:, None].float(), *(sigma.flatten(1) for sigma in sigmas.values())], 1).cpu()
-    finite = [flag > 0 for flag in packed[:, 0].tolist()]
+    finite = ((packed[:, 0] > 0) & packed.isfinite().all(1)).tolist()
     scores = torch.full((len(finite), len(sigmas)), nan)
     first = 1
     for column, sigma in enumerate(sigmas.values()):

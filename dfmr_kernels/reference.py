@@ -27,7 +27,8 @@ class Pyramid(NamedTuple):
 
     Attributes:
         sigmas: s -> (B, ceil(H/s), ceil(W/s)) float32, each window's mean over channels of its population standard
-            deviation, in the unit of the features. All zero at s = 1.
+            deviation, in the unit of the features; or another metric's window maps (`reduce.measure`). All zero at
+            s = 1.
         maps: s -> (B, ceil(H/s), ceil(W/s), D) window means in the features' dtype. The features themselves at s = 1.
         finite: (B,) bool, whether every element of the picture is finite. The rest means nothing where it is False.
     """
@@ -66,21 +67,29 @@ def pyramid(features: Tensor, candidates: Sequence[int]) -> Pyramid:
         centred = picture.float() - origin
         for s, pooled in maps.items():
             if s > 1:
-                mean, sigmas[s][index] = _pool(centred, s)
+                mean, variance = window_moments(centred, s)
+                sigmas[s][index] = variance.sqrt_().mean(-1)
                 pooled[index] = mean + origin
     return Pyramid(sigmas, maps, finite)
 
 
-def _pool(picture: Tensor, s: int) -> tuple[Tensor, Tensor]:
-    """Window means (h, w, D) and sigma map (h, w) of one float32 map (H, W, D), in two passes."""
+def window_moments(picture: Tensor, s: int) -> tuple[Tensor, Tensor]:
+    """Window means and population variances, (ceil(H/s), ceil(W/s), D) each, of one float32 map (H, W, D).
+
+    In two passes, the second over the differences from the first's means.
+    """
+    mean = window_mean(picture, s)
+    return mean, window_mean(spread_over(mean, s, picture).sub_(picture).square_(), s)
+
+
+def spread_over(windows: Tensor, s: int, picture: Tensor) -> Tensor:
+    """A value per window (ceil(H/s), ceil(W/s), D) at every position (H, W, D) of `picture`, as a new tensor."""
     height, width, _ = picture.shape
-    mean = _window_mean(picture, s)
-    spread = mean.repeat_interleave(s, 0)[:height].repeat_interleave(s, 1)[:, :width]
-    variance = _window_mean(spread.sub_(picture).square_(), s)
-    return mean, variance.sqrt_().mean(-1)
+    return windows.repeat_interleave(s, 0)[:height].repeat_interleave(s, 1)[:, :width]
 
 
-def _window_mean(picture: Tensor, s: int) -> Tensor:
+def window_mean(picture: Tensor, s: int) -> Tensor:
+    """Window means (ceil(H/s), ceil(W/s), D) of one float32 map (H, W, D), over the elements that a window has."""
     by_rows = _segment_mean(picture, s)
     return _segment_mean(by_rows.transpose(0, 1), s).transpose(0, 1)
 

@@ -1,7 +1,8 @@
-"""How a picture's sigma map becomes its score, by name.
+"""How a picture's window map becomes its score, by name. What the map measures is the metric's business (`metrics`).
 
-Every aggregate maps sigma maps (B, h, w) float32 to scores (B,) float32 in the same unit, each window weighing the
-same, cut-off ones at the edge too. To add one, write the function and enter it in `AGGREGATES`.
+Every aggregate takes window maps (B, h, w) float32, of pictures or of blocks of windows, to scores (B,) float32 in the
+same unit, each window weighing the same, cut-off ones at the edge too. To add one, write the function and enter it in
+`AGGREGATES`.
 """
 
 from collections.abc import Callable
@@ -18,6 +19,15 @@ def mean(sigma: Tensor) -> Tensor:
     Its blind spot: a small number on a blank page fills few windows, so the page scores as simple.
     """
     return sigma.flatten(1).mean(1)
+
+
+def median(sigma: Tensor) -> Tensor:
+    """The middle value over windows, the mean of the two middle ones where their number is even.
+
+    Robust against outlier windows of either kind; blind to detail in fewer than half of the windows, even more than
+    the mean is.
+    """
+    return torch.quantile(sigma.flatten(1), 0.5, dim=1)
 
 
 def top_quarter(sigma: Tensor) -> Tensor:
@@ -38,7 +48,7 @@ def p90(sigma: Tensor) -> Tensor:
     return torch.quantile(sigma.flatten(1), 0.9, dim=1)
 
 
-AGGREGATES: dict[str, Aggregate] = {"mean": mean, "top-quarter": top_quarter, "p90": p90}
+AGGREGATES: dict[str, Aggregate] = {"mean": mean, "median": median, "top-quarter": top_quarter, "p90": p90}
 
 
 def aggregate_by_name(name: str) -> Aggregate:

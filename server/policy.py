@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from dfmr_kernels.controls import Method
 from dfmr_kernels.decide import thresholds as kernel_thresholds
+from dfmr_kernels.metrics import metric_by_name
 from dfmr_kernels.scores import AGGREGATES
 
 PROFILE_FILE = "dfmr_profile.json"
@@ -79,6 +80,7 @@ class Policy(BaseModel):
     tau: Tau | dict[Factor, Tau] = UNTRAINED_TAU
     factors: tuple[Factor, ...] = Field(UNTRAINED_FACTORS, min_length=1)
     max_tokens_per_image: Annotated[int, Field(ge=1)] | None = None
+    metric: str = Field("std", description="what is measured inside each window: see docs/scores.md")
     aggregate: str = Field("mean", description="how the window scores of a picture become its score")
     method: Method = Field("dfmr", description="dfmr pools; the controls drop-cls and drop-random drop tokens")
     allow_controls: bool = Field(False, description="whether requests may ask for a control as their method")
@@ -87,6 +89,12 @@ class Policy(BaseModel):
     @classmethod
     def _sorted(cls, factors: tuple[int, ...]) -> tuple[int, ...]:
         return _ascending(factors)
+
+    @field_validator("metric")
+    @classmethod
+    def _loadable(cls, name: str) -> str:
+        metric_by_name(name)
+        return name
 
     @field_validator("aggregate")
     @classmethod

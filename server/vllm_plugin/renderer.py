@@ -225,6 +225,7 @@ class DfmrRenderer(HfRenderer):
             list(self.encoder.candidates),
             [list(job.thresholds) for job in jobs],
             self.encoder.policy.aggregate,
+            self.encoder.policy.metric,
             [job.method for job in jobs],
         )
 
@@ -297,7 +298,9 @@ def _results(replies: Sequence[list[dict[str, Any]] | None]) -> list[EncodeResul
 def _result(reply: dict[str, Any]) -> EncodeResult | Exception:
     if error := reply.get("error"):
         if error == "nonfinite":
-            return PictureError(None, "nonfinite", "the vision tower made values of it that are not finite numbers")
+            return PictureError(
+                None, "nonfinite", "the vision tower or the metric made values of it that are not finite numbers"
+            )
         if error == "no CLS":
             return PictureError(
                 None, "policy", "dfmr.method drop-cls: the vision encoder of this model has no CLS token"

@@ -30,6 +30,7 @@ class DfmrWorkerExtension:
         candidates: list[int],
         thresholds: list[list[float]],
         aggregate: str,
+        metric: str,
         methods: list[Method],
     ) -> list[dict[str, Any]] | None:
         """Encode and pool a batch of pictures.
@@ -39,7 +40,8 @@ class DfmrWorkerExtension:
             normalise: ``[[scale], mean, std]``; the tower is fed ``(pixel * scale - mean) / std``.
             candidates: pooling factors to measure.
             thresholds: per picture, one number per candidate.
-            aggregate: name of the score.
+            aggregate: how window values become a score, by name.
+            metric: what is measured inside each window, by name.
             methods: per picture, how its tokens become fewer.
 
         Returns:
@@ -49,9 +51,9 @@ class DfmrWorkerExtension:
             return None
         raw = torch.frombuffer(bytearray(pixels), dtype=torch.uint8).view(shape)
         try:
-            results = self._encode(raw, normalise, candidates, thresholds, aggregate, methods)
+            results = self._encode(raw, normalise, candidates, thresholds, aggregate, metric, methods)
         except Exception as error:
-            results = self._encode_singly(raw, normalise, candidates, thresholds, aggregate, methods, error)
+            results = self._encode_singly(raw, normalise, candidates, thresholds, aggregate, metric, methods, error)
         return results if get_tensor_model_parallel_rank() == 0 else None
 
     def _encode_singly(
@@ -61,6 +63,7 @@ class DfmrWorkerExtension:
         candidates: list[int],
         thresholds: list[list[float]],
         aggregate: str,
+        metric: str,
         methods: list[Method],
         error: Exception,
     ) -> list[dict[str, Any]]:
@@ -71,9 +74,9 @@ class DfmrWorkerExtension:
         results: list[dict[str, Any]] = []
         for picture, row, method in zip(raw.split(1), thresholds, methods, strict=True):
             try:
-                results += self._encode(picture, normalise, candidates, [row], aggregate, [method])
+                results += self._encode(picture, normalise, candidates, [row], aggregate, metric, [method])
             except Exception as one:
-                results += self._encode_singly(picture, normalise, candidates, [row], aggregate, [method], one)
+                results += self._encode_singly(picture, normalise, candidates, [row], aggregate, metric, [method], one)
         return results
 
     @torch.inference_mode()
@@ -84,15 +87,17 @@ class DfmrWorkerExtension:
         candidates: list[int],
         thresholds: list[list[float]],
         aggregate: str,
+        metric: str,
         methods: list[Method],
     ) -> list[dict[str, Any]]:
         (scale,), mean, std = normalise
         per_channel = torch.tensor([mean, std], device=self.device).view(2, 1, 3, 1, 1)
-        inputs = (raw.to(self.device).float() * scale - per_channel[0]) / per_channel[1]
+        seen = raw.to(self.device)
+        inputs = (seen.float() * scale - per_channel[0]) / per_channel[1]
         model = self.get_model()
         controls = any(method != "dfmr" for method in methods)
         maps, cls = model.encode_with_cls(inputs) if controls else (model.encode_pictures(inputs), None)
-        reduction = reduce(maps, candidates, thresholds, aggregate)
+        reduction = reduce(maps, candidates, thresholds, aggregate, metric, seen)
         packed = reduction.features.cpu()
         dtype = str(packed.dtype).removeprefix("torch.")
         results: list[dict[str, Any]] = []

@@ -6,7 +6,7 @@ is converted to float64 before anything is computed. A factor ``s`` cuts it into
 the top left; windows at the right and bottom edge may be partial and hold only the elements that are really there.
 
 Non-finite input is computed with, not rejected: a NaN or an infinity makes the sigma of its window NaN (an infinity
-minus an infinite mean is NaN), and from there ``score``, ``top_quarter`` and ``p90`` are NaN.
+minus an infinite mean is NaN), and from there ``score``, ``median``, ``top_quarter`` and ``p90`` are NaN.
 """
 
 from __future__ import annotations
@@ -105,6 +105,16 @@ def top_quarter(sigma_map: npt.ArrayLike) -> float:
     count = (len(values) + 3) // 4
     largest = sorted(values, reverse=True)[:count]
     return sum(largest) / count
+
+
+def median(sigma_map: npt.ArrayLike) -> float:
+    """Middle of the n >= 1 sorted entries of a sigma map, the mean of two if n is even; NaN if any entry is NaN."""
+    values = _values(sigma_map)
+    if any(math.isnan(v) for v in values):
+        return math.nan
+    values.sort()
+    half = len(values) // 2
+    return values[half] if len(values) % 2 else (values[half - 1] + values[half]) / 2
 
 
 def p90(sigma_map: npt.ArrayLike) -> float:

@@ -118,5 +118,5 @@ def test_bad_arguments_are_refused_with_the_reason() -> None:
         reduce(batch, CANDIDATES, [only(1), [inf, inf]])
     with pytest.raises(ValueError, match="picture 0 contain NaN"):
         reduce(batch, CANDIDATES, [[inf, nan, 0.5], only(1)])
-    with pytest.raises(ValueError, match="unknown aggregate 'median'"):
-        reduce(batch, CANDIDATES, rows, aggregate="median")
+    with pytest.raises(ValueError, match="unknown aggregate 'best'"):
+        reduce(batch, CANDIDATES, rows, aggregate="best")

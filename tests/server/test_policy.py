@@ -32,6 +32,7 @@ class TestOptions:
         ("options", "field"),
         [
             ({"taux": 0.4}, "taux"),
+            ({"metric": "std"}, "metric"),
             ({"aggregate": "mean"}, "aggregate"),
             ({"tau": -0.1}, "tau"),
             ({"tau": math.nan}, "tau"),
@@ -232,6 +233,7 @@ class TestSettings:
             ({"tau": -1}, "tau"),
             ({"factors": [0]}, "factors"),
             ({"max_tokens_per_image": 0}, "max_tokens_per_image"),
+            ({"metric": "best"}, "unknown metric 'best', choose one of std, std-normalised"),
             ({"aggregate": "median-of-medians"}, "unknown aggregate 'median-of-medians'; there are mean"),
         ],
     )
