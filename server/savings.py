@@ -15,7 +15,7 @@ from server.metrics import (
     SCORE,
     VISUAL_TOKENS,
 )
-from server.policy import DEFAULT_PROFILE
+from server.policy import DEFAULT_PROFILE, Policy
 
 
 class ImageReport(BaseModel):
@@ -34,6 +34,8 @@ class Report(BaseModel):
     original_visual_tokens: int
     kept_visual_tokens: int
     saved_visual_tokens: int
+    metric: str | None = Field(None, description="what the scores measure inside each window; null without pictures")
+    aggregate: str | None = Field(None, description="how the windows make a picture's score; null without pictures")
     profile: str = Field(DEFAULT_PROFILE, description="name of the profile in force; default where there is none")
     images: list[ImageReport]
 
@@ -45,10 +47,14 @@ class Savings:
         model_name: label of the metrics.
         grid: rows and columns of the encoder's map, all of which vLLM would have kept.
         candidates: pooling factors, in the order of the scores.
+        policy: the server's, which names the metric and the aggregate.
     """
 
-    def __init__(self, model_name: str, grid: tuple[int, int], candidates: Sequence[int]) -> None:
+    def __init__(
+        self, model_name: str, grid: tuple[int, int], candidates: Sequence[int], policy: Policy | None = None
+    ) -> None:
         self._model = model_name
+        self._policy = policy or Policy()
         self._original = grid[0] * grid[1]
         self._score_index = next((i for i, s in enumerate(candidates) if s > 1), 0)
         self.kv_bytes_per_token: float | None = None
@@ -87,6 +93,8 @@ class Savings:
             original_visual_tokens=original,
             kept_visual_tokens=kept,
             saved_visual_tokens=original - kept,
+            metric=self._policy.metric if images else None,
+            aggregate=self._policy.aggregate if images else None,
             profile=profile,
             images=images,
         )

@@ -67,8 +67,8 @@ def entropy(picture: MetricInput) -> dict[int, Tensor]:
 
 def _luma(pixels: Tensor) -> Tensor:
     """(h, w) int64 luma of (3, h, w) uint8 RGB."""
-    red, green, blue = pixels.long()
-    return (77 * red + 150 * green + 29 * blue + 128) // 256
+    red, green, blue = pixels.long().unbind()
+    return (77 * red + 150 * green + 29 * blue + 128).div(256, rounding_mode="floor")
 
 
 def _gradient_energies(picture: MetricInput) -> list[Tensor]:

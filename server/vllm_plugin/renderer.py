@@ -64,7 +64,7 @@ class DfmrRenderer(HfRenderer):
             run_sync=self._encode_on_worker_sync,
         )
         self._resources.callback(self.encoder.close)
-        self._savings = Savings(model_name, info.get_grid(), self.encoder.candidates)
+        self._savings = Savings(model_name, info.get_grid(), self.encoder.candidates, settings.policy)
         self._upstream_process_multimodal_async = self._process_multimodal_async
         self._process_multimodal_async = self._process_pictures_async
 

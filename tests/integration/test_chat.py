@@ -38,6 +38,7 @@ def test_the_report_adds_up_and_agrees_with_usage_and_headers(server: Server) ->
     assert report["original_visual_tokens"] == 3 * FULL
     assert report["kept_visual_tokens"] == kept == response.usage.prompt_tokens_details.multimodal_tokens["image"]  # type: ignore[union-attr]
     assert report["saved_visual_tokens"] == 3 * FULL - kept
+    assert (report["metric"], report["aggregate"]) == ("std", "mean")
     assert raw.headers["x-dfmr-visual-tokens-original"] == str(3 * FULL)
     assert raw.headers["x-dfmr-visual-tokens-kept"] == str(kept)
 

@@ -16,7 +16,7 @@ from server import metrics
 from server.encoding.cache import Features
 from server.encoding.encoder import EncodedPicture
 from server.errors import REASONS, EncodeFailedError, EncoderOverloadedError, PictureError, RefusedError
-from server.policy import DEFAULT_PROFILE
+from server.policy import DEFAULT_PROFILE, Policy
 from server.savings import Savings
 
 COLLECTORS: dict[str, Any] = {
@@ -92,6 +92,8 @@ def test_a_report_tells_what_each_picture_kept() -> None:
         "original_visual_tokens": 1152,
         "kept_visual_tokens": 576 + 36,
         "saved_visual_tokens": 540,
+        "metric": "std",
+        "aggregate": "mean",
         "profile": "default",
         "images": [
             {"grid": (24, 24), "factor": 1, "score": 0.9, "kept_tokens": 576, "cached": False},
@@ -103,6 +105,13 @@ def test_a_report_tells_what_each_picture_kept() -> None:
 def test_a_report_without_pictures_saves_nothing() -> None:
     report = Savings("m", GRID, CANDIDATES).report([])
     assert (report.original_visual_tokens, report.kept_visual_tokens, report.saved_visual_tokens) == (0, 0, 0)
+    assert (report.metric, report.aggregate) == (None, None)
+
+
+def test_a_report_names_the_policys_metric_and_aggregate() -> None:
+    savings = Savings("m", GRID, CANDIDATES, Policy(metric="cosine", aggregate="p90"))
+    report = savings.report([encoded(2)])
+    assert (report.metric, report.aggregate) == ("cosine", "p90")
 
 
 def test_the_score_is_that_of_the_smallest_factor_above_one() -> None:
