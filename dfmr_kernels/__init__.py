@@ -4,23 +4,30 @@ Dynamic Feature Map Reduction (DFMR), as reconstructed here from Wang & Xuan, ar
 out; needs torch, and triton only for CUDA tensors.
 """
 
+from dfmr_kernels.choices import Choice
 from dfmr_kernels.decide import Grid, decide, grid_after, thresholds, tokens_after
 from dfmr_kernels.metrics import METRICS
 from dfmr_kernels.reduce import Reduction, measure, pyramid, reduce
 from dfmr_kernels.reference import Pyramid
+from dfmr_kernels.regions import Layout
 from dfmr_kernels.scores import AGGREGATES
+from dfmr_kernels.select import Selection, select
 
 __all__ = [
     "AGGREGATES",
     "METRICS",
+    "Choice",
     "Grid",
+    "Layout",
     "Pyramid",
     "Reduction",
+    "Selection",
     "decide",
     "grid_after",
     "measure",
     "pyramid",
     "reduce",
+    "select",
     "thresholds",
     "tokens_after",
 ]
