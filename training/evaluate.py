@@ -14,9 +14,10 @@ from transformers import LlavaForConditionalGeneration
 from training import scenes
 from training.language_phase import exact
 from training.packing import IGNORED, Packer
-from training.scenes import Example, Question
+from training.scenes import Question
 from training.tokenizer import build
 from training.vision_phase import pixels_of, pool
+from training.visual import feature_maps
 
 BLIND = 0
 """In place of a factor: the question alone, without its pictures."""
@@ -33,19 +34,11 @@ def load(folder: Path) -> LlavaForConditionalGeneration:
 
 
 @torch.no_grad()
-def feature_maps(model: LlavaForConditionalGeneration, pictures: Tensor) -> Tensor:
-    """The maps (pictures, 24, 24, hidden) that the compressor pools, of normalised pixels."""
-    states = model.model.vision_tower(pictures.to(torch.bfloat16), output_hidden_states=True).hidden_states
-    features: Tensor = states[model.config.vision_feature_layer][:, 1:]
-    side = round(features.shape[1] ** 0.5)
-    return features.reshape(len(features), side, side, features.shape[-1])
-
-
-@torch.no_grad()
-def _answered(model: LlavaForConditionalGeneration, packer: Packer, found: list[Example], maps: Tensor, s: int) -> int:
-    """How many of some examples with equally many pictures are answered exactly; maps: (examples, pictures, ...)."""
+def answered(
+    model: LlavaForConditionalGeneration, packer: Packer, asked: list[list[Question]], maps: Tensor, s: int
+) -> list[list[bool]]:
+    """Per sample and question, whether it is answered exactly; maps: (samples, pictures, 24, 24, hidden)."""
     pooled = [] if s == BLIND else [pool(maps[:, index], s) for index in range(maps.shape[1])]
-    asked = [[Question(example.kind, example.question, example.answer)] for example in found]
     packed = packer.pack(asked, [each.shape[1] * each.shape[2] for each in pooled])
     embedded = model.get_input_embeddings()(packed.ids)
     if pooled:
@@ -54,8 +47,7 @@ def _answered(model: LlavaForConditionalGeneration, packer: Packer, found: list[
     hidden = model.model.language_model(
         inputs_embeds=embedded, attention_mask=packed.mask, position_ids=packed.positions, use_cache=False
     ).last_hidden_state
-    results = exact(model.lm_head(hidden[packed.targets != IGNORED]), packed)
-    return sum(result for row in results for result in row)
+    return exact(model.lm_head(hidden[packed.targets != IGNORED]), packed)
 
 
 def evaluate(
@@ -74,8 +66,9 @@ def evaluate(
             part = found[start : start + batch]
             pictures = [np.asarray(picture) for example in part for picture in example.pictures]
             maps = feature_maps(model, pixels_of(pictures)).unflatten(0, (len(part), -1))
+            asked = [[Question(example.kind, example.question, example.answer)] for example in part]
             for factor in factors:
-                right[factor] += _answered(model, packer, part, maps, factor)
+                right[factor] += sum(result for row in answered(model, packer, asked, maps, factor) for result in row)
         accuracies[kind] = {factor: count / per_kind for factor, count in right.items()}
     return accuracies
 

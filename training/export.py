@@ -22,7 +22,7 @@ RENAMED = {
 """Beginnings of weights' names: in the two phases, and in the written model."""
 
 
-def llava_config(image_id: int) -> LlavaConfig:
+def llava_config(image_id: int, size: language_phase.Size) -> LlavaConfig:
     """LLaVA-1.5's configuration at this size: features of layer -2, CLS dropped, 576 tokens a picture.
 
     The tower gets one layer more than was trained, since layer -2 is the output of the last trained one; nothing
@@ -30,7 +30,7 @@ def llava_config(image_id: int) -> LlavaConfig:
     """
     return LlavaConfig(
         vision_config=vision_phase.vision_config(vision_phase.LAYERS + 1),
-        text_config=language_phase.text_config(),
+        text_config=language_phase.text_config(size),
         image_token_index=image_id,
         image_seq_length=GRID * GRID,
         projector_hidden_act="gelu",
@@ -65,7 +65,9 @@ def processor() -> LlavaProcessor:
 def assemble(tower: dict[str, Tensor], language: dict[str, Tensor]) -> LlavaForConditionalGeneration:
     """The whole model, in bf16, from the weights of both phases."""
     shared = processor()
-    model = LlavaForConditionalGeneration(llava_config(shared.image_token_id)).to(torch.bfloat16).eval()
+    layers = sum(name.endswith("q_proj.weight") for name in language)
+    size = language_phase.Size(language["projector.linear_2.weight"].shape[0], layers)
+    model = LlavaForConditionalGeneration(llava_config(shared.image_token_id, size)).to(torch.bfloat16).eval()
     renamed = {_exported(name): value for name, value in [*tower.items(), *language.items()]}
     missing, unexpected = model.load_state_dict(renamed, strict=False)
     behind = f"model.vision_tower.encoder.layers.{vision_phase.LAYERS}."
@@ -84,15 +86,22 @@ def restore(source: Path, work: Path, minutes: float) -> None:
 
     The optimizers' moments and the float32 masters behind the bf16 weights are not in the model: they start anew.
     """
-    state = LlavaForConditionalGeneration.from_pretrained(source, dtype=torch.bfloat16).state_dict()
-    tower, language = vision_phase.VisionTower(), language_phase.LanguagePhaseModel()
-    tower.load_state_dict({name: state[_exported(name)] for name in tower.state_dict()})
+    state = restore_tower(source, work)
+    language = language_phase.LanguagePhaseModel()
     language.load_state_dict({name: state[_exported(name)] for name in language.state_dict()})
-    work.mkdir(parents=True, exist_ok=True)
-    runtime.save(work / "vision.pt", {"tower": tower.state_dict()})
     step, _ = card.last_steps(source / "training-log.csv")["language"]
     runtime.save(work / "language.pt", {"step": step, "seconds": 60 * minutes, "model": language.state_dict()})
     shutil.copyfile(source / "training-log.csv", work / "log.csv")
+
+
+def restore_tower(source: Path, work: Path) -> dict[str, Tensor]:
+    """Write the vision phase's checkpoint to ``work`` from an exported model; returns all of that model's weights."""
+    state: dict[str, Tensor] = LlavaForConditionalGeneration.from_pretrained(source, dtype=torch.bfloat16).state_dict()
+    tower = vision_phase.VisionTower()
+    tower.load_state_dict({name: state[_exported(name)] for name in tower.state_dict()})
+    work.mkdir(parents=True, exist_ok=True)
+    runtime.save(work / "vision.pt", {"tower": tower.state_dict()})
+    return state
 
 
 def _exported(name: str) -> str:

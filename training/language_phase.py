@@ -24,8 +24,8 @@ from training.scenes import Question, Scene
 from training.tokenizer import CONTEXT, build
 from training.vision_phase import HIDDEN, VisionTower, pixels_of, pool
 
-WIDTH, LAYERS, MIDDLE, ROWS = 256, 3, 512, 576
-"""Language model: hidden size, layers, MLP size and vocabulary rows (the tokenizer's, rounded up)."""
+ROWS = 576
+"""Vocabulary rows of the language model: the tokenizer's, rounded up."""
 
 BATCH = {1: 6, 2: 10, 3: 14, 4: 14, 6: 16, 8: 16}
 EARLY = {1: 0.08, 2: 0.45, 3: 0.26, 4: 0.15, 6: 0.03, 8: 0.03}
@@ -49,15 +49,25 @@ KEPT = {"background": 0.3, "pattern": 0.4, "shape_color": 0.6, "color_shape": 0.
 """The chance that a question of a frequent kind is asked; the others always are."""
 
 
-def text_config() -> LlamaConfig:
+class Size(NamedTuple):
+    """The language model's hidden size and layers; its MLP is twice as wide."""
+
+    width: int = 256
+    layers: int = 3
+
+
+DEFAULT_SIZE = Size()
+
+
+def text_config(size: Size) -> LlamaConfig:
     """The language model: Llama's, small, with heads of 64."""
     return LlamaConfig(
         vocab_size=ROWS,
-        hidden_size=WIDTH,
-        intermediate_size=MIDDLE,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=WIDTH // 64,
-        num_key_value_heads=WIDTH // 64,
+        hidden_size=size.width,
+        intermediate_size=2 * size.width,
+        num_hidden_layers=size.layers,
+        num_attention_heads=size.width // 64,
+        num_key_value_heads=size.width // 64,
         head_dim=64,
         max_position_embeddings=CONTEXT,
         tie_word_embeddings=False,
@@ -70,13 +80,13 @@ def text_config() -> LlamaConfig:
 class Projector(nn.Module):
     """LLaVA-1.5's two-layer projector."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        self.linear_1 = nn.Linear(HIDDEN, WIDTH)
-        self.linear_2 = nn.Linear(WIDTH, WIDTH)
+        self.linear_1 = nn.Linear(HIDDEN, width)
+        self.linear_2 = nn.Linear(width, width)
 
     def forward(self, features: Tensor) -> Tensor:
-        """(..., HIDDEN) to (..., WIDTH)."""
+        """(..., HIDDEN) to (..., width)."""
         projected: Tensor = self.linear_2(nn.functional.gelu(self.linear_1(features)))
         return projected
 
@@ -84,11 +94,11 @@ class Projector(nn.Module):
 class LanguagePhaseModel(nn.Module):
     """Projector and language model, in bf16."""
 
-    def __init__(self) -> None:
+    def __init__(self, size: Size = DEFAULT_SIZE) -> None:
         super().__init__()
-        config = text_config()
+        config = text_config(size)
         config._attn_implementation = "eager_bf16"
-        self.projector = Projector()
+        self.projector = Projector(size.width)
         self.llama = LlamaForCausalLM(config)
         self.to(torch.bfloat16)
 
@@ -209,8 +219,13 @@ def regions_step(shared: Random, own: Random, store: Store) -> Step:
     return Step([torch.stack(kept)], questions, [])
 
 
-def draw_step(shared: Random, own: Random, store: Store, progress: float) -> Step:
-    """The next step. ``shared`` is the same in every process, so that all of them have as much to do."""
+def draw_step(shared: Random, own: Random, store: Store, progress: float, only: tuple[int, ...] = ()) -> Step:
+    """The next step. ``shared`` is the same in every process, so that all of them have as much to do.
+
+    ``only``: as in ``Settings``.
+    """
+    if only:
+        return single_step(own, store, shared.choice(only))
     shares = EARLY if progress < 0.5 else LATE
     factors = shared.choices(list(shares), list(shares.values()), k=2)
     paired = next(share for until, share in PAIRED if progress <= until)
@@ -226,6 +241,9 @@ def draw_step(shared: Random, own: Random, store: Store, progress: float) -> Ste
 class Settings(NamedTuple):
     """How the phase is run; ``capacity``, ``first`` and ``fresh`` are pictures a process.
 
+    ``only``: where there is any, each step shows single pictures at one of these factors and nothing else. With 1 alone
+    the model never sees a pooled map: what adaptation (``training.adapt``) starts from in its demonstration.
+
     ``fresh`` pictures join at every step: with one, answers were learnt by heart (numbers read 0.97 in training, 0.72
     on held-out pictures).
     """
@@ -238,6 +256,8 @@ class Settings(NamedTuple):
     muon_rate: float = 3e-3
     adam_rate: float = 2e-3
     checkpoint_minutes: float = 2.0
+    only: tuple[int, ...] = ()
+    size: Size = DEFAULT_SIZE
 
 
 def run(rank: int, processes: int, work: Path, settings: Settings) -> None:
@@ -248,7 +268,7 @@ def run(rank: int, processes: int, work: Path, settings: Settings) -> None:
         raise FileNotFoundError("the language phase needs the vision phase's checkpoint vision.pt")
     tower = VisionTower()
     tower.load_state_dict(vision["tower"])
-    packer, model = Packer(build()), LanguagePhaseModel()
+    packer, model = Packer(build()), LanguagePhaseModel(settings.size)
     path, step, clock = work / "language.pt", 0, runtime.Clock()
     saved = runtime.load(path)
     if saved is not None:
@@ -265,7 +285,7 @@ def run(rank: int, processes: int, work: Path, settings: Settings) -> None:
     while progress < 1:
         shared, own = Random(f"{settings.seed}/{step}"), Random(f"{settings.seed}/{rank}/{step}")
         store.add(settings.fresh)
-        drawn = draw_step(shared, own, store, progress)
+        drawn = draw_step(shared, own, store, progress, settings.only)
         packed = packer.pack(drawn.questions, [each.shape[1] for each in drawn.maps], shared.random() < 0.12)
         logits, targets = model(drawn.maps, packed, packer.image)
         loss = nn.functional.cross_entropy(logits, targets)

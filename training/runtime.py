@@ -184,9 +184,14 @@ def load(path: Path) -> dict[str, Any] | None:
 
 
 def report(work: Path, phase: str, step: int, seconds: float, numbers: dict[str, float]) -> None:
-    """Print one line of progress and append it to ``log.csv`` (long format: one row per number)."""
+    """Print one line of progress and append it to ``log.csv``."""
     shown = " ".join(f"{name} {value:.3f}" for name, value in numbers.items())
     print(f"[{phase}] step {step} {seconds / 60:.1f} min  {shown}", flush=True)
+    log(work, phase, step, seconds, numbers)
+
+
+def log(work: Path, phase: str, step: int, seconds: float, numbers: dict[str, float]) -> None:
+    """Append to ``log.csv`` (long format: one row per number)."""
     path = work / "log.csv"
     fresh = not path.exists()
     with path.open("a", newline="") as file:

@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 
 from training import card, evaluate, language_phase, plot, runtime, vision_phase
-from training.export import export, restore
+from training.export import export, restore, restore_tower
 
 MODEL = Path("models/tiny-llava-dfmr")
 REPORT_SEED = 20261124
@@ -35,6 +35,23 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--after-minutes", type=float, default=60.0, help="minutes of the language phase that this model has had"
     )
+    parser.add_argument(
+        "--tower-from", type=Path, help="a written model whose vision tower is taken as it is; only language is trained"
+    )
+    parser.add_argument(
+        "--only-factors",
+        type=int,
+        nargs="+",
+        default=[],
+        help="train language on single pictures at these factors only",
+    )
+    defaults = language_phase.Settings()
+    parser.add_argument(
+        "--first-pictures", type=int, default=defaults.first, help="drawn by each process before the language phase"
+    )
+    parser.add_argument("--fresh-pictures", type=int, default=defaults.fresh, help="drawn at each of its steps")
+    parser.add_argument("--language-width", type=int, default=defaults.size.width, help="a multiple of 64")
+    parser.add_argument("--language-layers", type=int, default=defaults.size.layers)
     parser.add_argument("--remarks", default="", help="a sentence for the model card about this run")
     return parser.parse_args()
 
@@ -46,8 +63,18 @@ def main() -> None:
     work.mkdir(parents=True, exist_ok=True)
     if arguments.stage in ("all", "train"):
         vision = vision_phase.Settings(seed=arguments.seed, minutes=arguments.vision_minutes)
-        language = language_phase.Settings(seed=arguments.seed, minutes=arguments.language_minutes)
-        if arguments.continue_from is None:
+        language = language_phase.Settings(
+            seed=arguments.seed,
+            minutes=arguments.language_minutes,
+            first=arguments.first_pictures,
+            fresh=arguments.fresh_pictures,
+            only=tuple(arguments.only_factors),
+            size=language_phase.Size(arguments.language_width, arguments.language_layers),
+        )
+        if arguments.tower_from is not None:
+            if not (work / "vision.pt").exists():
+                restore_tower(arguments.tower_from, work)
+        elif arguments.continue_from is None:
             runtime.launch(vision_phase.run, arguments.processes, work, vision)
         elif not (work / "language.pt").exists():
             restore(arguments.continue_from, work, arguments.after_minutes)
