@@ -11,6 +11,7 @@ _UNITS = {
     "bytes": "bytes",
     "tokens": "visual tokens",
     "ratio": "ratio, 0 to 1",
+    "agreement": "ratio, 0 to 1",
     "score": "units of the encoder's features",
 }
 _HEAD = """\

@@ -10,6 +10,7 @@ from prometheus_client import Counter, Gauge, Histogram
 _MODEL = ("model_name",)
 _POLICY = (*_MODEL, "profile")
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_TTFT_SECONDS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 10.0)
 
 VISUAL_TOKENS = Counter(
     "dfmr_visual_tokens_total",
@@ -84,4 +85,37 @@ CACHE_MISSES = Counter("dfmr_cache_misses_total", "Pictures whose features were 
 CACHE_EVICTIONS = Counter("dfmr_cache_evictions_total", "Pictures evicted from the feature cache", _MODEL)
 CACHE_BYTES = Gauge(
     "dfmr_cache_bytes", "Bytes held by the feature cache of all live API processes", _MODEL, multiprocess_mode="livesum"
+)
+TTFT = Histogram(
+    "dfmr_ttft_seconds",
+    "Time from scheduling to the first token of a sampled request, run again in the background with the compression "
+    "that it was answered with; queueing and phase one (fetch, preprocess, encode) are not in it, no cache is read",
+    _POLICY,
+    buckets=_TTFT_SECONDS,
+)
+BASELINE_TTFT = Histogram(
+    "dfmr_baseline_ttft_seconds",
+    "The same as dfmr_ttft_seconds, for the same requests, with every visual token kept: their difference is the "
+    "latency saved in prefill, measured in pairs",
+    _POLICY,
+    buckets=_TTFT_SECONDS,
+)
+BASELINE_AGREEMENT = Histogram(
+    "dfmr_baseline_agreement",
+    "Token overlap (F1 over tokens, 0 to 1) of the compressed and the uncompressed answer to a sampled request at "
+    "temperature 0",
+    _POLICY,
+    buckets=(0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.999, 1.0),
+)
+BASELINE_ANSWERS = Counter(
+    "dfmr_baseline_answers_total",
+    "Sampled requests at temperature 0: match=exact where the compressed and the uncompressed answer have the same "
+    "tokens, match=different elsewhere",
+    (*_POLICY, "match"),
+)
+BASELINE_RUNS = Counter(
+    "dfmr_baseline_runs_total",
+    "Requests drawn for the baseline by what became of them: measured, or why not (busy, backlog, gave_way, too_long, "
+    "failed)",
+    (*_MODEL, "outcome"),
 )

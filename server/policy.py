@@ -167,6 +167,16 @@ class ServerSettings(BaseModel):
     max_queue: int = Field(512, ge=1, description="most pictures waiting for an encode; above it requests get a 503")
     cache_bytes: int = Field(1 << 30, ge=0, description="bound of the feature cache of one API process; 0 turns it off")
     preprocess_threads: int = Field(0, ge=0, description="threads that resize pictures; 0 is one per core, at most 16")
+    baseline_share: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="share of compressed chat requests that an idle engine runs again, with and without compression, "
+        "to measure latency saved and agreement of answers; costs two more answers each",
+    )
+    baseline_max_load: int = Field(
+        0, ge=0, description="most requests in the engine beside which such a run may start, and goes on"
+    )
 
     @model_validator(mode="before")
     @classmethod

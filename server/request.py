@@ -2,9 +2,25 @@
 
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import NamedTuple
 
+from server.encoding.encoder import EncodedPicture, Picture
 from server.policy import DfmrOptions
 from server.savings import Report
+
+
+class Rendered(NamedTuple):
+    """A request as phase one left it, from which its prompt can be made again.
+
+    Attributes:
+        prompt: token ids, with one image token per picture.
+        pictures: the decoded pictures.
+        encoded: what was made of them.
+    """
+
+    prompt: list[int]
+    pictures: list[Picture]
+    encoded: list[EncodedPicture]
 
 
 @dataclass
@@ -14,10 +30,14 @@ class RequestState:
     Attributes:
         options: the request's ``dfmr`` object.
         report: what became of its pictures; None until they are encoded, or if there are none.
+        keep_rendered: whether ``rendered`` is wanted; it holds on to the pictures.
+        rendered: the request after phase one, if it is wanted and there are pictures.
     """
 
     options: DfmrOptions | None = None
     report: Report | None = None
+    keep_rendered: bool = False
+    rendered: Rendered | None = None
 
 
 current_request: ContextVar[RequestState | None] = ContextVar("dfmr_request", default=None)

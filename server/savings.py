@@ -7,12 +7,16 @@ from pydantic import BaseModel, Field
 from server.encoding.encoder import EncodedPicture
 from server.errors import REASONS, RefusedError
 from server.metrics import (
+    BASELINE_AGREEMENT,
+    BASELINE_ANSWERS,
+    BASELINE_TTFT,
     IMAGE_ERRORS,
     IMAGES,
     IMAGES_PER_REQUEST,
     KEEP_RATIO,
     KV_BYTES_SAVED,
     SCORE,
+    TTFT,
     VISUAL_TOKENS,
 )
 from server.policy import DEFAULT_PROFILE, Policy
@@ -74,6 +78,10 @@ class Savings:
                     IMAGES.labels(self._model, profile, str(factor), source)
             KV_BYTES_SAVED.labels(self._model, profile)
             KEEP_RATIO.labels(self._model, profile)
+            for pair in (TTFT, BASELINE_TTFT, BASELINE_AGREEMENT):
+                pair.labels(self._model, profile)
+            for match in ("exact", "different"):
+                BASELINE_ANSWERS.labels(self._model, profile, match)
 
     def report(self, pictures: Sequence[EncodedPicture], profile: str = DEFAULT_PROFILE) -> Report:
         """What a request's pictures cost and saved, in visual tokens, under a configured profile."""

@@ -1,13 +1,16 @@
 """The Latency board: what a client waits for, and where a picture's time goes. Everything on it is measured."""
 
-from deploy.dashboards.panels import Json, Query, board, heatmap, lines
+from deploy.dashboards.panels import Json, Query, board, heatmap, lines, stat
 from deploy.dashboards.variables import SELECTION
-from deploy.promql import divide, mean, ours, quantile, rate, vllm
+from deploy.promql import divide, increase, mean, ours, quantile, rate, vllm
 
 _QUANTILES = ((0.5, "p50", "light-blue"), (0.95, "p95", "blue"), (0.99, "p99", "dark-blue"))
 _TTFT = vllm("time_to_first_token_seconds{}")
 _ITL = vllm("inter_token_latency_seconds{}")
 _E2E = vllm("e2e_request_latency_seconds{}")
+_COMPRESSED = ours("dfmr_ttft_seconds{}")
+_WHOLE = ours("dfmr_baseline_ttft_seconds{}")
+_ANSWERS = "dfmr_baseline_answers_total"
 _STAGES = (
     ("preprocess", ours("dfmr_preprocess_seconds{}"), "light-yellow"),
     ("wait for the encoder", ours("dfmr_encode_queue_seconds{}"), "orange"),
@@ -26,6 +29,7 @@ def latency() -> Json:
         [
             ("What a client waits for", _client()),
             ("Before the first token", _stages()),
+            ("Latency saved: pairs of runs with and without compression (--dfmr-baseline-share)", _saved()),
             ("What explains it", _load()),
         ],
         SELECTION,
@@ -114,6 +118,86 @@ def _stages() -> list[Json]:
             "encoder is what limits the server.",
             [Query(rate(ours("dfmr_encode_seconds_sum"), "instance"), "{{instance}}")],
             unit="percentunit",
+        ),
+    ]
+
+
+def saved_share(by: str = "") -> str:
+    """Share of the time to the first token that compression saved, over the same requests in the board's time range."""
+    spent, whole = (increase(select.replace("{}", "_sum"), by) for select in (_COMPRESSED, _WHOLE))
+    return f"1 - {divide(spent, whole)}"
+
+
+def _saved() -> list[Json]:
+    pairs = (
+        "A sample of compressed requests, each run again with compression and without, on an engine without other "
+        "work, no cache being read. "
+    )
+    return [
+        stat(
+            "Time to first token saved",
+            f"{pairs}Share of the time from scheduling to the first token, over the chosen time range.",
+            saved_share(),
+            unit="percentunit",
+        ),
+        stat(
+            "Saved per request",
+            f"{pairs}Mean difference from scheduling to the first token, over the chosen time range.",
+            divide(
+                f"({increase(_WHOLE.replace('{}', '_sum'))} - {increase(_COMPRESSED.replace('{}', '_sum'))})",
+                increase(_WHOLE.replace("{}", "_count")),
+            ),
+            unit="s",
+        ),
+        stat(
+            "Same answer",
+            f"{pairs}Share of pairs at temperature 0 with the same tokens, over the chosen time range.",
+            divide(increase(ours(_ANSWERS, 'match="exact"')), increase(ours(_ANSWERS))),
+            unit="percentunit",
+        ),
+        stat(
+            "Token overlap",
+            f"{pairs}Mean F1 over tokens of the two answers at temperature 0, over the chosen time range.",
+            divide(increase(ours("dfmr_baseline_agreement_sum")), increase(ours("dfmr_baseline_agreement_count"))),
+            unit="percentunit",
+        ),
+        stat(
+            "Pairs measured",
+            "How many pairs the figures to the left rest on.",
+            increase(ours("dfmr_baseline_ttft_seconds_count")),
+            unit="short",
+        ),
+        stat(
+            "Drawn, not measured",
+            "Share of drawn requests that were not measured: the engine was busy, or a user came during the run.",
+            divide(
+                increase(ours("dfmr_baseline_runs_total", 'outcome!="measured"')),
+                increase(ours("dfmr_baseline_runs_total")),
+            ),
+            unit="percentunit",
+        ),
+        lines(
+            "Scheduling to first token, with and without",
+            f"{pairs}Means.",
+            [Query(mean(_COMPRESSED), "compressed", "dark-blue"), Query(mean(_WHOLE), "every token kept", "orange")],
+            unit="s",
+        ),
+        lines(
+            "Agreement of answers by model and profile",
+            f"{pairs}Mean token overlap at temperature 0.",
+            [
+                Query(mean(ours("dfmr_baseline_agreement{}"), "model_name, profile"), "{{model_name}} {{profile}}"),
+            ],
+            unit="percentunit",
+            maximum=1,
+        ),
+        lines(
+            "Drawn requests by outcome",
+            "measured: both runs were made. busy: the engine had no idle time for a minute. backlog: others waited "
+            "already. gave_way: a user came. too_long: no room for it uncompressed.",
+            [Query(rate(ours("dfmr_baseline_runs_total"), "outcome"), "{{outcome}}")],
+            unit="suffix: /s",
+            stacked=True,
         ),
     ]
 

@@ -109,17 +109,19 @@ def heatmap(title: str, description: str, expr: str, *, unit: str, width: int = 
     return panel
 
 
-def table(title: str, description: str, label: tuple[str, str], columns: Sequence[tuple[str, str, str]]) -> Json:
-    """One row per value of a label.
+def table(
+    title: str, description: str, labels: Sequence[tuple[str, str]], columns: Sequence[tuple[str, str, str]]
+) -> Json:
+    """One row per combination of labels' values.
 
     Args:
-        label: the label that every query is summed by, and its column's title.
+        labels: the labels that every query is summed by, and their columns' titles.
         columns: of each further column its title, query and unit.
     """
     queries = [Query(expr, instant=True, format="table") for _, expr, _ in columns]
     panel = _panel("table", title, description, queries, width=GRID_WIDTH, height=7)
     titles = {f"Value #{ref}": name for ref, (name, _, _) in zip(ascii_uppercase, columns, strict=False)}
-    renamed = {label[0]: label[1], **titles}
+    renamed = {**dict(labels), **titles}
     panel["transformations"] = [
         {"id": "merge", "options": {}},
         {

@@ -42,7 +42,7 @@ def savings() -> Json:
             ("Over the chosen time range", _totals()),
             ("Visual tokens", _tokens()),
             ("Memory and compute", _resources()),
-            ("By model", [_by_model()]),
+            ("By model and profile", [_by_model_and_profile()]),
         ],
         [*SELECTION, _PRICE_PER_MILLION, _PRICE_PER_GPU_HOUR, _PARAMETERS, _TFLOPS],
     )
@@ -133,9 +133,10 @@ def _tokens() -> list[Json]:
             unit="suffix: tok/s",
         ),
         lines(
-            "Keep ratio by model",
-            "Kept visual tokens over original ones. 1 is no compression.",
-            [Query(keep_ratio_rate("model_name"), "{{model_name}}")],
+            "Keep ratio by model and profile",
+            "Kept visual tokens over original ones. 1 is no compression. The profile is the policy that a client chose "
+            "by name; default is the server's own.",
+            [Query(keep_ratio_rate("model_name, profile"), "{{model_name}} {{profile}}")],
             unit="percentunit",
             maximum=1,
         ),
@@ -211,13 +212,13 @@ def _resources() -> list[Json]:
     ]
 
 
-def _by_model() -> Json:
-    by = "model_name"
+def _by_model_and_profile() -> Json:
+    by = "model_name, profile"
     return table(
-        "Savings by model (last two columns: estimates)",
+        "Savings by model and profile (last two columns: estimates)",
         "Over the chosen time range. Formula of the money columns: as in the two estimates at the top, with the "
         "prices entered there; they are alternatives, not to be added.",
-        (by, "Model"),
+        [("model_name", "Model"), ("profile", "Profile")],
         [
             ("Pictures", increase(_IMAGES, by), "short"),
             ("Original tokens", increase(_ORIGINAL, by), "short"),

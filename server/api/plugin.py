@@ -5,11 +5,16 @@ from argparse import Namespace
 from fastapi import FastAPI
 from starlette.datastructures import State
 from vllm.engine.protocol import EngineClient
+from vllm.logger import init_logger
 from vllm.tasks import SupportedTask
+from vllm.v1.engine.async_llm import AsyncLLM
 
+from server.api.baseline import Baseline
 from server.api.drain import Drain, DrainMiddleware
 from server.api.routes import router
 from server.vllm_plugin.renderer import DfmrRenderer
+
+logger = init_logger(f"vllm.{__name__}")
 
 
 class DfmrEndpointPlugin:
@@ -30,3 +35,21 @@ class DfmrEndpointPlugin:
         if isinstance(renderer, DfmrRenderer) and renderer.encoder is not None:
             renderer.attach_engine(engine_client)
             await renderer.encoder.warm_up()
+            state.dfmr_baseline = _baseline(engine_client, renderer, state)
+
+
+def _baseline(engine_client: EngineClient | None, renderer: DfmrRenderer, state: State) -> Baseline | None:
+    """The measurement against uncompressed runs, if it is wanted and can be had."""
+    share = renderer.settings.baseline_share
+    chat = getattr(state, "openai_serving_chat", None)
+    if share == 0 or chat is None:
+        return None
+    if not isinstance(engine_client, AsyncLLM) or not engine_client.log_stats:
+        logger.warning("dfmr: --dfmr-baseline-share needs the engine's statistics: leave out --disable-log-stats")
+        return None
+    if engine_client.vllm_config.lora_config is not None:
+        logger.warning("dfmr: --dfmr-baseline-share is off: it does not run requests again under LoRA adapters")
+        return None
+    baseline = Baseline(engine_client, renderer, chat, share=share, max_load=renderer.settings.baseline_max_load)
+    renderer.at_shutdown(baseline.close)
+    return baseline

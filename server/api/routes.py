@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Depends, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel
+from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
 from vllm import envs
 from vllm.entrypoints.openai.chat_completion.api_router import create_chat_completion
@@ -19,6 +20,7 @@ from vllm.entrypoints.serve.utils.api_utils import validate_json_request
 from vllm.exceptions import GracefulHTTPError
 from vllm.multimodal.media import MEDIA_CONNECTOR_REGISTRY
 
+from server.api.baseline import Baseline
 from server.api.overlay import overlay_data_url
 from server.api.schemas import (
     CandidateReport,
@@ -31,7 +33,6 @@ from server.api.schemas import (
 from server.api.stream import with_last_chunk
 from server.encoding.encoder import EncodedPicture, Picture, PictureEncoder, as_pil
 from server.errors import RETRY_AFTER_SECONDS, PictureError
-from server.policy import DfmrOptions
 from server.request import RequestState, current_request
 from server.savings import Report
 
@@ -55,7 +56,12 @@ async def chat_completions(
     raw_request: Request,
 ) -> Response | None:
     """OpenAI's chat completions; the response says what compression did to each picture."""
-    return await _with_report(create_chat_completion, request, raw_request, request.dfmr)
+    baseline: Baseline | None = getattr(raw_request.app.state, "dfmr_baseline", None)
+    state = RequestState(request.dfmr, keep_rendered=baseline is not None and baseline.draws(request))
+    response = await _with_report(create_chat_completion, request, raw_request, state)
+    if baseline is not None and response is not None and state.rendered is not None:
+        response.background = BackgroundTask(baseline.offer, request, state)
+    return response
 
 
 @router.post(
@@ -66,7 +72,7 @@ async def chat_completions(
 )
 async def responses(request: DfmrResponsesRequest, raw_request: Request) -> Response | None:
     """OpenAI's responses; the response says what compression did to each picture."""
-    return await _with_report(create_responses, request, raw_request, request.dfmr)
+    return await _with_report(create_responses, request, raw_request, RequestState(request.dfmr))
 
 
 @router.post("/v1/dfmr/explain", dependencies=[Depends(validate_json_request)], responses=_ERRORS)
@@ -139,10 +145,9 @@ async def _with_report(
     handler: Callable[..., Awaitable[Response | None]],
     request: BaseModel,
     raw_request: Request,
-    options: DfmrOptions | None,
+    state: RequestState,
 ) -> Response | None:
     """Run vLLM's handler with this request's options in force, and add the report to what it answers."""
-    state = RequestState(options)
     token = current_request.set(state)
     try:
         response = await handler(request, raw_request)

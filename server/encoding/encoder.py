@@ -143,6 +143,19 @@ class PictureEncoder:
             for task in tasks:
                 task.cancel()
 
+    @property
+    def in_flight(self) -> int:
+        """Requests' pictures that are being preprocessed, wait for an encode call or are in one."""
+        return len(self._in_flight)
+
+    async def encode_whole(self, picture: Picture) -> EncodedPicture:
+        """Every token of a picture, made anew and not remembered: the baseline neither reads the cache nor fills it."""
+        (row,) = self.thresholds([picture], self.policy.model_copy(update={"enabled": False, "method": "dfmr"}))
+        loop = asyncio.get_running_loop()
+        key = await loop.run_in_executor(self._threads, self._key, None, picture.image, "dfmr")
+        pixels = await loop.run_in_executor(self._threads, self._pixels, None, picture.image)
+        return _encoded(key, await self._batcher.submit(EncodeJob(pixels, row)), cached=False)
+
     async def _encode_one(self, index: int, image: Any, row: tuple[float, ...], method: Method) -> EncodedPicture:
         loop = asyncio.get_running_loop()
         key = await loop.run_in_executor(self._threads, self._key, index, image, method)
@@ -224,7 +237,7 @@ class PictureEncoder:
         self._hits.inc()
         return _encoded(key, EncodeResult(entry.scores, features), cached=True)
 
-    def _key(self, index: int, image: Any, method: Method) -> bytes:
+    def _key(self, index: int | None, image: Any, method: Method) -> bytes:
         try:
             return content_key(image) + (b"" if method == "dfmr" else method.encode())
         except Exception as error:

@@ -1,7 +1,7 @@
 """vLLM's renderer with phase one in it: pictures are encoded and pooled before the prompt's placeholders are sized."""
 
 import gc
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, get_args
 
 import numpy as np
@@ -22,7 +22,7 @@ from server.encoding.encoder import EncodedPicture, EncodeJob, EncodeResult, Pic
 from server.encoding.preprocess import Preprocessor
 from server.errors import EncodeFailedError, PictureError, RefusedError
 from server.policy import Detail, load_settings
-from server.request import RequestState, current_request
+from server.request import Rendered, RequestState, current_request
 from server.savings import Savings
 from server.vllm_plugin import ARCHITECTURE
 from server.vllm_plugin.connector import picture_urls
@@ -55,6 +55,7 @@ class DfmrRenderer(HfRenderer):
                 settings.policy.factors,
                 settings.policy.tau,
             )
+        self.settings = settings
         self.encoder = PictureEncoder(
             settings,
             Preprocessor.from_processor(info.get_hf_processor().image_processor),
@@ -67,6 +68,10 @@ class DfmrRenderer(HfRenderer):
         self._savings = Savings(model_name, info.get_grid(), self.encoder.candidates, settings.policy)
         self._upstream_process_multimodal_async = self._process_multimodal_async
         self._process_multimodal_async = self._process_pictures_async
+
+    def at_shutdown(self, close: Callable[[], None]) -> None:
+        """Call ``close``, maybe from another thread, when the engine is about to be shut down."""
+        self._resources.callback(close)
 
     def attach_engine(self, engine: AsyncLLM | LLMEngine) -> None:
         """Give the renderer the engine whose workers encode its pictures."""
@@ -160,10 +165,26 @@ class DfmrRenderer(HfRenderer):
         request = current_request.get() or RequestState()
         try:
             encoded = await self.encoder.encode(pictures, self.encoder.policy.merge(request.options))
-            return self._accept(prompt, encoded, request, count=not skip_mm_cache)
+            engine_input = self._accept(prompt, encoded, request, count=not skip_mm_cache)
         except RefusedError as error:
             self._savings.refuse(error)
             raise
+        if request.keep_rendered:
+            request.rendered = Rendered(prompt, pictures, encoded)
+        return engine_input
+
+    def input_apart(self, prompt: list[int], encoded: Sequence[EncodedPicture], salt: str) -> MultiModalInput:
+        """The engine's input for pictures and a prompt that were here before, sharing no cached state with them.
+
+        Args:
+            prompt: token ids with one image token per picture.
+            encoded: the pictures.
+            salt: keeps prefix cache and encoder cache apart from those of every other request.
+        """
+        apart = [picture._replace(key=f"{picture.key}-{salt}") for picture in encoded]
+        engine_input = prompt_with_features(prompt, self._image_token, apart)
+        engine_input["cache_salt"] = salt
+        return engine_input
 
     def _pictures(self, mm_data: MultiModalDataDict) -> list[Picture] | None:
         """The request's pictures, or None where it holds something that upstream must handle or refuse."""

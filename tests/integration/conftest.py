@@ -24,6 +24,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         "float32",
         "--dfmr-allow-controls",
         "true",
+        "--dfmr-baseline-share",
+        "1",
     ]
     yield from run_server(command, folder / "model", folder / "server.log")
 

@@ -23,6 +23,7 @@ from deploy.promql import substituted
 pytestmark = pytest.mark.engine
 
 START_SECONDS = 60
+PAIRS = "dfmr_baseline_agreement_count"
 MAY_BE_EMPTY = {("HTTP answers by status", "5xx")}
 """Panel and legend of what a healthy server has no series of."""
 
@@ -79,9 +80,10 @@ def prometheus(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iter
     try:
         wait_for(running.ready, "Prometheus")
         for _ in range(2):
-            before = running.total("dfmr_images_total")
+            before, pairs = running.total("dfmr_images_total"), running.total(PAIRS)
             accepted = send_traffic(server.url)
             wait_for(lambda b=before, a=accepted: running.total("dfmr_images_total") >= b + a, "a scrape")
+            wait_for(lambda p=pairs: running.total(PAIRS) >= p + 1, "a request to be run again without compression")
         yield running
     finally:
         process.terminate()
@@ -103,7 +105,7 @@ def send_traffic(url: str) -> int:
 def ask(url: str, model: str, pictures: list[str]) -> int:
     content: list[dict[str, Any]] = [{"type": "image_url", "image_url": {"url": picture}} for picture in pictures]
     content.append({"type": "text", "text": "What is this?"})
-    body = {"model": model, "max_tokens": 8, "messages": [{"role": "user", "content": content}]}
+    body = {"model": model, "max_tokens": 8, "temperature": 0, "messages": [{"role": "user", "content": content}]}
     return httpx.post(f"{url}/v1/chat/completions", json=body, timeout=120).status_code
 
 

@@ -41,6 +41,11 @@ EXPECTED = {
     "dfmr_encode_seconds": ("histogram", ("model_name",)),
     "dfmr_encode_queue_seconds": ("histogram", ("model_name",)),
     "dfmr_encode_batch_size": ("histogram", ("model_name",)),
+    "dfmr_ttft_seconds": ("histogram", ("model_name", "profile")),
+    "dfmr_baseline_ttft_seconds": ("histogram", ("model_name", "profile")),
+    "dfmr_baseline_agreement": ("histogram", ("model_name", "profile")),
+    "dfmr_baseline_answers_total": ("counter", ("model_name", "profile", "match")),
+    "dfmr_baseline_runs_total": ("counter", ("model_name", "outcome")),
 }
 
 GRID = (24, 24)
