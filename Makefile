@@ -30,6 +30,7 @@ check: setup ## lint, format and types, and that generated files are up to date
 	.venv/bin/mypy
 	.venv/bin/python -m deploy.metrics_doc --check
 	.venv/bin/python -m deploy.dashboards --check
+	.venv/bin/python -m deploy.profiles_schema --check
 	.venv/bin/hadolint --failure-threshold style Dockerfile
 
 format: setup ## format the code

@@ -7,6 +7,7 @@ from deploy.generated import ROOT, parser, report, write_or_check
 
 PAGE = ROOT / "docs" / "metrics.md"
 _UNITS = {
+    "drift": "0 for none",
     "seconds": "seconds",
     "bytes": "bytes",
     "tokens": "visual tokens",
@@ -24,7 +25,7 @@ as vLLM's, so the two can be joined.
 - **Counters** only grow, and start again at 0 with the process: look at `rate()` or `increase()`.
 - **Histograms** come as `_bucket`, `_sum` and `_count`. The mean is `rate(x_sum[5m]) / rate(x_count[5m])`.
 - With several API processes (`--api-server-count`), counters and histograms are summed over all of them, gauges over
-  those that live.
+  those that live, unless they say otherwise.
 - vLLM's names have a colon (`vllm:prompt_tokens_total`). Prometheus 3 keeps it; Prometheus 2 gets an underscore.
   `{__name__=~"vllm[:_]prompt_tokens_total"}` finds both.
 
@@ -46,7 +47,8 @@ def example(metric: Metric) -> str:
         return f"sum by ({by}) (rate({metric.name}[5m]))"
     if metric.kind == "histogram":
         return f"histogram_quantile(0.95, sum by (le, {by}) (rate({metric.name}_bucket[5m])))"
-    return f"sum by ({by}) ({metric.name})"
+    together = "max" if {"drift", "level"} & set(metric.name.split("_")) else "sum"
+    return f"{together} by ({by}) ({metric.name})"
 
 
 def page() -> str:

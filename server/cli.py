@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from server.policy import Policy, ServerSettings, load_settings
+from server.profiles.book import load_book
 
 PLUGIN = "dfmr"
 _ROOT = Path(__file__).resolve().parent.parent
@@ -83,7 +84,7 @@ def vllm_arguments(arguments: Sequence[str]) -> list[str]:
         own.error(f"--additional-config: {PLUGIN!r} must be an object, not {operators!r}")
     additional = {**additional, PLUGIN: {**operators, **settings}}
     try:
-        load_settings(additional, model)
+        load_book(load_settings(additional, model)[0], model)
     except ValueError as error:
         own.error(str(error))
     given = {a.partition("=")[0].replace("_", "-") for a in rest}

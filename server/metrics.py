@@ -1,8 +1,8 @@
 """Every Prometheus collector of ours, in one table. They appear on vLLM's own ``/metrics`` page.
 
-Gauges are summed over live API processes, so the page is right with ``--api-server-count`` too. Names carry no colon:
-scrapers that ask for classic names would get them rewritten. ``profile`` is the name of a configured profile, or
-``default`` where none is in force, so that nothing that clients send makes a new series.
+Gauges that count are summed over live API processes, so the page is right with ``--api-server-count`` too. Names carry
+no colon: scrapers that ask for classic names would get them rewritten. ``profile`` is the name of a configured profile,
+or ``default`` where none is in force, so that nothing that clients send makes a new series.
 """
 
 from prometheus_client import Counter, Gauge, Histogram
@@ -43,6 +43,27 @@ KEEP_RATIO = Histogram(
     "Kept visual tokens over original ones, per picture",
     _POLICY,
     buckets=(0.01, 0.02, 0.03, 0.07, 0.12, 0.26, 0.5, 0.75, 0.999, 1.0),
+)
+SCORE_DRIFT = Gauge(
+    "dfmr_score_drift",
+    "Population stability index of the latest pictures' scores against those that the profile was calibrated on: 0.1 "
+    "is a small shift, 0.25 a large one; NaN until there are enough pictures; of the API process that set it last",
+    _POLICY,
+    multiprocess_mode="livemostrecent",
+)
+KEEP_DRIFT = Gauge(
+    "dfmr_keep_drift",
+    "Mean kept tokens of the latest pictures over the profile's calibrated target, less 1: 0.2 is a fifth more than "
+    "was asked for; NaN until there are enough pictures; of the API process that set it last",
+    _POLICY,
+    multiprocess_mode="livemostrecent",
+)
+PRESSURE_LEVEL = Gauge(
+    "dfmr_pressure_level",
+    "Steps by which a profile's ceiling on visual tokens is lowered because the KV cache is nearly full; 0 is none; "
+    "the highest of the live API processes",
+    _POLICY,
+    multiprocess_mode="livemax",
 )
 IMAGES_PER_REQUEST = Histogram(
     "dfmr_images_per_request",

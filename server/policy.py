@@ -16,12 +16,10 @@ from dfmr_kernels.controls import Method
 from dfmr_kernels.decide import thresholds as kernel_thresholds
 from dfmr_kernels.metrics import metric_by_name
 from dfmr_kernels.scores import AGGREGATES
+from server.profiles.format import Profile, details, read_profile
 
 PROFILE_FILE = "dfmr_profile.json"
 """A checkpoint that was trained with pooled maps says so, and how far to go, in this file beside its config.json."""
-
-DEFAULT_PROFILE = "default"
-"""What reports and metrics call the server's own policy, where no named profile is in force."""
 
 UNTRAINED_FACTORS = (1, 2)
 """Factors for a checkpoint without a profile: pooling that a model was not trained with costs accuracy quickly."""
@@ -46,9 +44,14 @@ class DfmrOptions(BaseModel):
     model_config = ConfigDict(
         extra="forbid",
         frozen=True,
-        json_schema_extra={"examples": [{"tau": 0.4, "factors": [1, 2, 3]}, {"enabled": False}]},
+        json_schema_extra={
+            "examples": [{"tau": 0.4, "factors": [1, 2, 3]}, {"profile": "archive"}, {"enabled": False}]
+        },
     )
 
+    profile: str | None = Field(
+        None, description="name of one of the server's profiles; the fields beside it override what it says"
+    )
     enabled: bool | None = Field(None, description="false keeps every visual token of every picture")
     tau: Tau | dict[Factor, Tau] | None = Field(
         None, description="threshold on a picture's score: one number, or one per pooling factor"
@@ -127,7 +130,7 @@ class Policy(BaseModel):
                 f"dfmr.method: {options.method} is a control for evaluations, which this server does not allow; "
                 "its operator can, with --dfmr-allow-controls true"
             )
-        wanted = options.model_dump(exclude_none=True)
+        wanted = options.model_dump(exclude_none=True, exclude={"profile"})
         offered = set(self.candidates)
         named = set(options.factors or ())
         if isinstance(options.tau, dict):
@@ -166,6 +169,8 @@ class ServerSettings(BaseModel):
     max_batch: int = Field(8, ge=1, description="most pictures in one encode; bounds how long decoding can be held up")
     max_queue: int = Field(512, ge=1, description="most pictures waiting for an encode; above it requests get a 503")
     cache_bytes: int = Field(1 << 30, ge=0, description="bound of the feature cache of one API process; 0 turns it off")
+    profiles: str | None = Field(None, description="a YAML file of named policies, see docs/profiles.md")
+    profile: str | None = Field(None, description="the profile that applies where neither request nor key names one")
     preprocess_threads: int = Field(0, ge=0, description="threads that resize pictures; 0 is one per core, at most 16")
     baseline_share: float = Field(
         0.0,
@@ -191,13 +196,14 @@ class ServerSettings(BaseModel):
         return rest
 
 
-class Profile(BaseModel):
-    """``dfmr_profile.json``: what a checkpoint was trained with and calibrated to."""
+def checkpoint_profile(model: str) -> Profile | None:
+    """The ``dfmr_profile.json`` in a checkpoint's folder, if it has one; a hub name has none.
 
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
-    policy: dict[str, Any]
-    note: str = ""
+    Raises:
+        ValueError: it cannot be read.
+    """
+    path = Path(model) / PROFILE_FILE
+    return read_profile(path) if path.is_file() else None
 
 
 def load_settings(additional_config: Mapping[str, Any], model: str) -> tuple[ServerSettings, bool]:
@@ -217,19 +223,9 @@ def load_settings(additional_config: Mapping[str, Any], model: str) -> tuple[Ser
     if not isinstance(settings, dict) or not isinstance(settings.get("policy", {}), dict):
         raise ValueError(f"dfmr settings: expected an object, not {settings!r}")
     settings = {**settings.get("policy", {}), **{k: v for k, v in settings.items() if k != "policy"}}
-    path = Path(model) / PROFILE_FILE
-    profile: dict[str, Any] = {}
-    if path.is_file():
-        try:
-            profile = Profile.model_validate_json(path.read_bytes()).policy
-        except ValidationError as error:
-            raise ValueError(f"{path}: {_details(error)}") from error
+    profile = checkpoint_profile(model)
     try:
-        merged = ServerSettings.model_validate({**profile, **settings})
+        merged = ServerSettings.model_validate({**(profile.policy if profile else {}), **settings})
     except ValidationError as error:
-        raise ValueError(f"dfmr settings: {_details(error)}") from error
-    return merged, path.is_file()
-
-
-def _details(error: ValidationError) -> str:
-    return "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise ValueError(f"dfmr settings: {details(error)}") from error
+    return merged, profile is not None

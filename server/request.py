@@ -29,12 +29,14 @@ class RequestState:
 
     Attributes:
         options: the request's ``dfmr`` object.
+        key: SHA-256 of the request's API key; None if it has none.
         report: what became of its pictures; None until they are encoded, or if there are none.
         keep_rendered: whether ``rendered`` is wanted; it holds on to the pictures.
         rendered: the request after phase one, if it is wanted and there are pictures.
     """
 
     options: DfmrOptions | None = None
+    key: str | None = None
     report: Report | None = None
     keep_rendered: bool = False
     rendered: Rendered | None = None

@@ -19,7 +19,8 @@ from server.metrics import (
     TTFT,
     VISUAL_TOKENS,
 )
-from server.policy import DEFAULT_PROFILE, Policy
+from server.policy import Policy
+from server.profiles.format import DEFAULT_PROFILE
 
 
 class ImageReport(BaseModel):

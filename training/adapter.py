@@ -13,7 +13,7 @@ from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoProcessor, LlavaForConditionalGeneration
 
-from server.policy import PROFILE_FILE, UNTRAINED_TAU, Policy, Profile
+from server.policy import PROFILE_FILE, UNTRAINED_TAU, Policy, checkpoint_profile
 from training.packing import IGNORED
 from training.visual import feature_maps, kept_tokens
 
@@ -142,9 +142,8 @@ def profile(source: str, factors: list[int]) -> dict[str, Any]:
     """
     tau: Any = UNTRAINED_TAU
     kept: dict[str, Any] = {}
-    path = Path(source) / PROFILE_FILE
-    if path.is_file():
-        known = Profile.model_validate_json(path.read_bytes()).policy
+    if (profile := checkpoint_profile(str(source))) is not None:
+        known = profile.policy
         tau = known.get("tau", tau)
         kept = {name: known[name] for name in ("aggregate",) if name in known}
     if isinstance(tau, dict):

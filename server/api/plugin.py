@@ -9,6 +9,7 @@ from vllm.logger import init_logger
 from vllm.tasks import SupportedTask
 from vllm.v1.engine.async_llm import AsyncLLM
 
+from server.api import profiles
 from server.api.baseline import Baseline
 from server.api.drain import Drain, DrainMiddleware
 from server.api.routes import router
@@ -29,12 +30,13 @@ class DfmrEndpointPlugin:
         app.state.dfmr_drain = Drain(app.state.args.shutdown_timeout)
         app.add_middleware(DrainMiddleware, drain=app.state.dfmr_drain)
         app.include_router(router)
+        app.include_router(profiles.router)
 
     async def init_state(self, engine_client: EngineClient | None, state: State, args: Namespace) -> None:
         renderer = getattr(engine_client, "renderer", None)
         if isinstance(renderer, DfmrRenderer) and renderer.encoder is not None:
             renderer.attach_engine(engine_client)
-            await renderer.encoder.warm_up()
+            await renderer.start()
             state.dfmr_baseline = _baseline(engine_client, renderer, state)
 
 

@@ -33,6 +33,7 @@ from server.api.schemas import (
 from server.api.stream import with_last_chunk
 from server.encoding.encoder import EncodedPicture, Picture, PictureEncoder, as_pil
 from server.errors import RETRY_AFTER_SECONDS, PictureError
+from server.profiles.book import key_digest
 from server.request import RequestState, current_request
 from server.savings import Report
 
@@ -94,7 +95,7 @@ async def explain(request: ExplainRequest, raw_request: Request) -> ExplainRespo
     except PictureError as error:
         raise PictureError(0, error.reason, error.message) from error
     picture = Picture(image, request.image_url.detail)
-    policy = encoder.policy.merge(request.dfmr)
+    profile, policy = renderer.profiles.book.choose(request.dfmr, key_digest(raw_request.headers.get("authorization")))
     (row,) = encoder.thresholds([picture], policy)
     (encoded,) = await encoder.encode([picture], policy)
     rows, columns = encoder.grid
@@ -109,6 +110,7 @@ async def explain(request: ExplainRequest, raw_request: Request) -> ExplainRespo
         kept_visual_tokens=len(encoded.features.tensor),
         detail=picture.detail,
         cached=encoded.cached,
+        profile=profile,
         policy=policy,
         candidates=_candidates(encoder, row, encoded),
         overlay=overlay,
@@ -148,6 +150,7 @@ async def _with_report(
     state: RequestState,
 ) -> Response | None:
     """Run vLLM's handler with this request's options in force, and add the report to what it answers."""
+    state.key = key_digest(raw_request.headers.get("authorization"))
     token = current_request.set(state)
     try:
         response = await handler(request, raw_request)

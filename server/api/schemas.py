@@ -63,6 +63,7 @@ class ExplainResponse(BaseModel):
     kept_visual_tokens: int
     detail: Detail
     cached: bool
+    profile: str = Field(description="name of the profile in force; default where there is none")
     policy: Policy
     candidates: list[CandidateReport]
     overlay: str | None = Field(description="PNG as a data URL: what the encoder saw, with one cell per kept token")

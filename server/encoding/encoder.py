@@ -20,6 +20,7 @@ from dfmr_kernels.controls import Method
 from dfmr_kernels.decide import decide
 from server.encoding.batcher import MicroBatcher
 from server.encoding.cache import FeatureCache, Features
+from server.encoding.fingerprint import fixed_picture
 from server.encoding.preprocess import Preprocessor
 from server.errors import PictureError
 from server.metrics import CACHE_HITS, CACHE_MISSES, ENCODE_BATCH_SIZE, ENCODE_SECONDS, PREPROCESS_SECONDS
@@ -84,6 +85,7 @@ class PictureEncoder:
         model_name: label of the metrics.
         run: encodes a batch on the engine's worker; for the server.
         run_sync: the same, blocking; for offline use.
+        candidates: pooling factors that are measured; None for those of the server's own policy.
     """
 
     def __init__(
@@ -95,9 +97,10 @@ class PictureEncoder:
         *,
         run: AsyncRun,
         run_sync: SyncRun,
+        candidates: Sequence[int] | None = None,
     ) -> None:
         self.policy = settings.policy
-        self.candidates = settings.policy.candidates
+        self.candidates = settings.policy.candidates if candidates is None else tuple(candidates)
         self.grid = grid
         self.preprocessor = preprocessor
         self._max_batch = settings.max_batch
@@ -186,17 +189,21 @@ class PictureEncoder:
         self._cache.put(key, result.scores, result.features)
         return result
 
-    async def warm_up(self) -> None:
-        """Encode a blank picture, so that the first request does not pay for compiling kernels and first touches.
+    async def warm_up(self) -> torch.Tensor:
+        """Encode a fixed picture, so that the first request does not pay for compiling kernels and first touches.
+
+        Returns:
+            its features ``(tokens, channels)``, none of them pooled away, by which the encoder is known.
 
         Raises:
             EncodeFailedError: it could not be encoded; a server that cannot encode should not start.
         """
-        blank = np.zeros((3, self.preprocessor.height, self.preprocessor.width), np.uint8)
-        always = tuple(math.inf for _ in self.candidates)
-        (result,) = await self._run([EncodeJob(blank, always)])
+        picture = fixed_picture(self.preprocessor.height, self.preprocessor.width)
+        whole = tuple(math.inf if s == 1 else -math.inf for s in self.candidates)
+        (result,) = await self._run([EncodeJob(picture, whole)])
         if isinstance(result, Exception):
             raise result
+        return result.features.tensor
 
     def encode_sync(self, pictures: Sequence[Picture], policy: Policy) -> list[EncodedPicture]:
         """`encode` without an event loop: one caller, whole batches at a time."""

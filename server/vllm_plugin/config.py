@@ -1,6 +1,8 @@
 """vLLM's hook for an architecture's configuration: refuses what cannot be served, and wires up the worker."""
 
-from typing import TYPE_CHECKING
+import signal
+import threading
+from typing import TYPE_CHECKING, Any
 
 from vllm.model_executor.models.config import VerifyAndUpdateConfig
 
@@ -39,6 +41,7 @@ class DfmrModelConfig(VerifyAndUpdateConfig):
                 "dfmr pools a square map of patches: vision_feature_select_strategy must be 'default' with a CLIP "
                 f"tower and 'full' with a SigLIP one, not {strategy!r} with {tower!r}"
             )
+        _outlive_reloads(vllm_config.additional_config)
         parallel = vllm_config.parallel_config
         if parallel.worker_extension_cls not in ("", WORKER_EXTENSION):
             raise ValueError(
@@ -46,3 +49,14 @@ class DfmrModelConfig(VerifyAndUpdateConfig):
             )
         parallel.worker_extension_cls = WORKER_EXTENSION
         vllm_config.model_config.multimodal_config.mm_processor_cache_gb = 0
+
+
+def _outlive_reloads(additional_config: Any) -> None:
+    """With a profiles file, SIGHUP means to read it again, so it must not end the processes that do not.
+
+    What is ignored here stays ignored in the processes that this one starts; an API process sets its own handler.
+    """
+    settings = additional_config.get("dfmr") if isinstance(additional_config, dict) else None
+    named = isinstance(settings, dict) and settings.get("profiles")
+    if named and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)

@@ -1,5 +1,6 @@
 """vLLM's renderer with phase one in it: pictures are encoded and pooled before the prompt's placeholders are sized."""
 
+import asyncio
 import gc
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, get_args
@@ -16,12 +17,19 @@ from vllm.renderers.params import ChatParams
 from vllm.tokenizers.hf import HfTokenizer
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.llm_engine import LLMEngine
+from vllm.v1.metrics.prometheus import get_prometheus_registry
 
 from server.encoding.cache import Features
 from server.encoding.encoder import EncodedPicture, EncodeJob, EncodeResult, Picture, PictureEncoder
+from server.encoding.fingerprint import config_digest, fingerprint
 from server.encoding.preprocess import Preprocessor
 from server.errors import EncodeFailedError, PictureError, RefusedError
 from server.policy import Detail, load_settings
+from server.profiles.book import Chosen
+from server.profiles.drift import DriftWatch
+from server.profiles.format import Fingerprint
+from server.profiles.pressure import PressureWatch, kv_usage
+from server.profiles.store import ProfileStore
 from server.request import Rendered, RequestState, current_request
 from server.savings import Savings
 from server.vllm_plugin import ARCHITECTURE
@@ -35,6 +43,7 @@ class DfmrRenderer(HfRenderer):
     """`HfRenderer` for LLaVA checkpoints; for every other model it is `HfRenderer` unchanged."""
 
     _process_multimodal_async: Any
+    fingerprint: Fingerprint
 
     def __init__(self, config: VllmConfig, tokenizer: HfTokenizer | None) -> None:
         super().__init__(config, tokenizer)
@@ -56,16 +65,29 @@ class DfmrRenderer(HfRenderer):
                 settings.policy.tau,
             )
         self.settings = settings
+        self.settings = settings
+        preprocessor = Preprocessor.from_processor(info.get_hf_processor().image_processor)
+        hf = info.get_hf_config()
+        self._config = config_digest(
+            hf.vision_config.to_dict(), hf.vision_feature_layer, hf.vision_feature_select_strategy, preprocessor
+        )
+        self.profiles = ProfileStore(settings, config.model_config.model, self._config)
         self.encoder = PictureEncoder(
             settings,
-            Preprocessor.from_processor(info.get_hf_processor().image_processor),
+            preprocessor,
             info.get_grid(),
             model_name,
             run=self._encode_on_worker,
             run_sync=self._encode_on_worker_sync,
+            candidates=self.profiles.measured,
         )
         self._resources.callback(self.encoder.close)
         self._savings = Savings(model_name, info.get_grid(), self.encoder.candidates, settings.policy)
+        self.profiles.subscribe(lambda book: self._savings.start_at_zero(book.entries))
+        self._drift = DriftWatch(model_name, self.encoder.candidates)
+        self.profiles.subscribe(self._drift.adopt)
+        self._pressure = PressureWatch(model_name)
+        self.profiles.subscribe(self._pressure.adopt)
         self._upstream_process_multimodal_async = self._process_multimodal_async
         self._process_multimodal_async = self._process_pictures_async
 
@@ -76,6 +98,21 @@ class DfmrRenderer(HfRenderer):
     def attach_engine(self, engine: AsyncLLM | LLMEngine) -> None:
         """Give the renderer the engine whose workers encode its pictures."""
         self._engine = engine
+
+    async def start(self) -> Fingerprint:
+        """Encode a first picture, check that the profiles are of this encoder, and listen for changes to them.
+
+        Raises:
+            EncodeFailedError: the picture could not be encoded; a server that cannot encode should not start.
+            ValueError: a profile was calibrated for another encoder.
+        """
+        assert self.encoder is not None
+        self.fingerprint = fingerprint(self._config, await self.encoder.warm_up())
+        self.profiles.know_encoder(self.fingerprint)
+        self.profiles.start()
+        registry, model_name = get_prometheus_registry(), self.model_config.served_model_name
+        self._looking = asyncio.create_task(self._pressure.run(lambda: kv_usage(registry, model_name)))
+        return self.fingerprint
 
     @property
     def engine(self) -> AsyncLLM | LLMEngine:
@@ -135,8 +172,9 @@ class DfmrRenderer(HfRenderer):
         assert self.encoder is not None
         request = current_request.get() or RequestState()
         try:
-            encoded = self.encoder.encode_sync(pictures, self.encoder.policy.merge(request.options))
-            return self._accept(prompt, encoded, request, count=not skip_mm_cache)
+            chosen = self._chosen(request, len(pictures))
+            encoded = self.encoder.encode_sync(pictures, chosen.policy)
+            return self._accept(prompt, encoded, request, chosen.name, count=not skip_mm_cache)
         except RefusedError as error:
             self._savings.refuse(error)
             raise
@@ -164,8 +202,9 @@ class DfmrRenderer(HfRenderer):
         assert self.encoder is not None
         request = current_request.get() or RequestState()
         try:
-            encoded = await self.encoder.encode(pictures, self.encoder.policy.merge(request.options))
-            engine_input = self._accept(prompt, encoded, request, count=not skip_mm_cache)
+            chosen = self._chosen(request, len(pictures))
+            encoded = await self.encoder.encode(pictures, chosen.policy)
+            engine_input = self._accept(prompt, encoded, request, chosen.name, count=not skip_mm_cache)
         except RefusedError as error:
             self._savings.refuse(error)
             raise
@@ -186,6 +225,13 @@ class DfmrRenderer(HfRenderer):
         engine_input["cache_salt"] = salt
         return engine_input
 
+    def _chosen(self, request: RequestState, pictures: int) -> Chosen:
+        """The request's policy, under the ceiling of its profile while the KV cache is nearly full."""
+        assert self.encoder is not None
+        chosen = self.profiles.book.choose(request.options, request.key)
+        limited = self._pressure.limited(chosen.name, chosen.policy, self.encoder.grid, pictures)
+        return chosen._replace(policy=limited)
+
     def _pictures(self, mm_data: MultiModalDataDict) -> list[Picture] | None:
         """The request's pictures, or None where it holds something that upstream must handle or refuse."""
         if self.encoder is None or set(mm_data) != {"image"}:
@@ -202,10 +248,10 @@ class DfmrRenderer(HfRenderer):
         return pictures
 
     def _accept(
-        self, prompt: list[int], encoded: list[EncodedPicture], request: RequestState, *, count: bool
+        self, prompt: list[int], encoded: list[EncodedPicture], request: RequestState, profile: str, *, count: bool
     ) -> MultiModalInput:
         engine_input = prompt_with_features(prompt, self._image_token, encoded)
-        report = self._savings.report(encoded)
+        report = self._savings.report(encoded, profile)
         length, limit = len(engine_input["prompt_token_ids"]), self.model_config.max_model_len
         if length >= limit:
             kept = report.kept_visual_tokens
@@ -219,6 +265,7 @@ class DfmrRenderer(HfRenderer):
         request.report = report
         if count:
             self._savings.count(report)
+            self._drift.observe(profile, [(p.scores, len(p.features.tensor)) for p in encoded])
         return engine_input
 
     async def _encode_on_worker(self, jobs: Sequence[EncodeJob]) -> list[EncodeResult | Exception]:

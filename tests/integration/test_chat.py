@@ -169,6 +169,7 @@ def test_the_openapi_page_documents_our_options(server: Server) -> None:
     request = schema["components"]["schemas"]["DfmrChatCompletionRequest"]["properties"]
     assert "dfmr" in request
     assert set(schema["components"]["schemas"]["DfmrOptions"]["properties"]) == {
+        "profile",
         "enabled",
         "tau",
         "factors",

@@ -256,5 +256,5 @@ class TestSettings:
             load_settings({}, str(tmp_path))
 
     def test_a_profile_may_say_more_than_this_version_knows(self, tmp_path: Path) -> None:
-        (tmp_path / PROFILE_FILE).write_text(json.dumps({"policy": {"tau": 0.4}, "calibration": {"mean_tokens": 90}}))
+        (tmp_path / PROFILE_FILE).write_text(json.dumps({"policy": {"tau": 0.4}, "made_by": {"steps": 90}}))
         assert load_settings({}, str(tmp_path))[0].policy.tau == 0.4

@@ -1,5 +1,6 @@
 """Starting and asking real servers: the engine, the API process and the plugin, as a user starts them."""
 
+import hashlib
 import os
 import signal
 import socket
@@ -18,6 +19,15 @@ START_SECONDS = 300
 MAX_MODEL_LEN = 8192
 MAX_IMAGES = 13
 BIN = Path(sys.executable).parent
+KEY = "sk-archive"
+PROFILES = "profiles.yaml"
+PROFILES_TEXT = f"""
+profiles:
+  inspection: {{policy: {{factors: [1, 2], tau: 0}}}}
+  archive: {{policy: {{factors: [4, 6], max_tokens_per_image: 36}}}}
+keys: {{{hashlib.sha256(KEY.encode()).hexdigest()}: archive}}
+"""
+"""The profiles that the servers of these tests start with."""
 
 
 @dataclass

@@ -1,0 +1,64 @@
+"""Requests get less detail while the engine's KV cache is fuller than a mark, and all of it again afterwards."""
+
+import time
+from collections.abc import Callable
+
+import httpx
+import pytest
+from pictures import message, noise
+from serving import PROFILES, PROFILES_TEXT, Server
+
+pytestmark = pytest.mark.engine
+PRESSED = PROFILES_TEXT.replace(
+    "profiles:\n",
+    """profiles:
+  pressed:
+    policy: {factors: [1, 2, 4], tau: 0}
+    pressure:
+      {high: 0.001, low: 0.0005, hold_seconds: 0, calm_seconds: 0,
+       steps: [{max_tokens_per_image: 144}, {max_tokens_per_image: 1}]}
+""",
+)
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def kept(server: Server) -> int:
+    reply = server.client.chat.completions.create(
+        model="small",
+        messages=message(noise(77)),  # type: ignore[arg-type]
+        max_tokens=1,
+        extra_body={"dfmr": {"profile": "pressed"}},
+    )
+    tokens: int = reply.dfmr["kept_visual_tokens"]  # type: ignore[attr-defined]
+    return tokens
+
+
+def test_detail_is_given_up_while_the_cache_is_full_and_given_back(server: Server) -> None:
+    path = server.model.parent / PROFILES
+    path.write_text(PRESSED)
+    assert httpx.post(f"{server.url}/v1/dfmr/profiles/reload", timeout=60).status_code == 200
+    try:
+        wait_until(lambda: server.total("dfmr_pressure_level", profile="pressed") == 0)
+        assert kept(server) == 576
+        with server.client.chat.completions.create(
+            model="small",
+            messages=message(noise(78)),  # type: ignore[arg-type]
+            max_tokens=7000,
+            stream=True,
+            extra_body={"ignore_eos": True, "dfmr": {"enabled": False}},
+        ) as answer:
+            next(iter(answer))
+            wait_until(lambda: server.total("dfmr_pressure_level", profile="pressed") == 2)
+            # One token is less than any pooling of this profile keeps: the picture is not refused, but pooled furthest.
+            assert kept(server) == 36
+        wait_until(lambda: server.total("dfmr_pressure_level", profile="pressed") == 0)
+        assert kept(server) == 576
+    finally:
+        path.write_text(PROFILES_TEXT)
+        httpx.post(f"{server.url}/v1/dfmr/profiles/reload", timeout=60)
