@@ -1,18 +1,21 @@
-"""``dfmr-calibrate``: the threshold at which *your* pictures keep as many visual tokens as you want to pay for.
+"""``dfmr-calibrate``: the thresholds at which *your* pictures keep as many visual tokens as you want to pay for.
 
 Scores are in the units of the served encoder's features, so a threshold does not carry over from one model to another.
-This measures your pictures' scores on a running server and finds the one tau whose mean number of kept tokens comes
-nearest to the target from below.
+This measures your pictures' scores on a running server and finds the thresholds whose mean number of kept tokens comes
+nearest to the target from below. What it writes also says which encoder they are for, and how the scores were
+distributed, so that the server can refuse them for another encoder and can tell when pictures have changed.
 """
 
 import argparse
 import asyncio
 import base64
 import json
+import math
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import httpx
 import numpy as np
@@ -20,9 +23,14 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from dfmr_kernels.decide import decide
+from server.histogram import histogram
+from server.profiles.format import Calibration, Fingerprint
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 _BISECTIONS = 50
+_BINS = 10
+_DIGITS = 6
+_FEW = 100
 
 
 class Measured(NamedTuple):
@@ -39,22 +47,49 @@ class Measured(NamedTuple):
     scores: NDArray[np.float64]
 
 
-class Calibration(NamedTuple):
-    """A threshold and what it does to the pictures that it was found on.
+class Found(NamedTuple):
+    """Thresholds and what they do to the pictures that they were found on.
 
     Attributes:
-        tau: the threshold.
+        tau: threshold per pooling factor above 1.
         mean_tokens: mean number of kept visual tokens per picture.
         histogram: pictures per pooling factor.
     """
 
-    tau: float
+    tau: dict[int, float]
     mean_tokens: float
     histogram: dict[int, int]
 
 
-def calibrate(measured: Measured, target_tokens: float) -> Calibration:
-    """The smallest tau whose mean kept tokens do not exceed the target; mean tokens never grow with tau.
+Family = Callable[[Measured, float], dict[int, float]]
+"""Thresholds by one number from 0 to 1, which none of them falls with."""
+
+
+def one_for_all(measured: Measured, share: float) -> dict[int, float]:
+    """The same threshold for every factor, at this share of the largest score."""
+    tau = round(share * (float(measured.scores.max()) * 1.001 + 1e-6), _DIGITS)
+    return {s: tau for s in measured.factors if s > 1}
+
+
+def by_quantile(measured: Measured, share: float) -> dict[int, float]:
+    """A threshold for every factor from the quantiles of its own scores.
+
+    The i-th factor above 1 is passed by share^i of the pictures, so that with every step of pooling the same part of
+    those that came so far goes on. At 0 no picture is pooled and at 1 every one is, as far as it goes.
+    """
+    pooled = [(s, scores) for s, scores in zip(measured.factors, measured.scores.T, strict=True) if s > 1]
+    tau = {}
+    for step, (s, scores) in enumerate(pooled, 1):
+        # A picture passes below its threshold, so the quantile is rounded up.
+        tau[s] = math.ceil(float(np.quantile(scores, share**step)) * 10**_DIGITS + 1) / 10**_DIGITS if share else 0.0
+    return tau
+
+
+FAMILIES: dict[str, Family] = {"quantile": by_quantile, "single": one_for_all}
+
+
+def calibrate(measured: Measured, target_tokens: float, family: Family = by_quantile) -> Found:
+    """The lowest thresholds of a family whose mean kept tokens do not exceed the target.
 
     Raises:
         ValueError: not even the largest factor for every picture reaches the target.
@@ -64,26 +99,48 @@ def calibrate(measured: Measured, target_tokens: float) -> Calibration:
             f"the target of {target_tokens:g} tokens a picture is out of reach: the largest factor that the server "
             f"offers, {measured.factors[-1]}, keeps {min(measured.tokens)}"
         )
-    low, high = 0.0, float(measured.scores.max()) * 1.001 + 1e-6
+    low, high = 0.0, 1.0
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
-        if apply(measured, middle).mean_tokens > target_tokens:
+        if apply(measured, family(measured, middle)).mean_tokens > target_tokens:
             low = middle
         else:
             high = middle
-    return apply(measured, high)
+    return apply(measured, family(measured, high))
 
 
-def apply(measured: Measured, tau: float) -> Calibration:
-    """What one threshold for all factors does to a set of pictures."""
-    thresholds = [tau] * len(measured.factors)
+def apply(measured: Measured, tau: Mapping[int, float]) -> Found:
+    """What thresholds do to a set of pictures."""
+    thresholds = [tau.get(s, math.inf) for s in measured.factors]
     chosen = [decide(row.tolist(), thresholds, measured.factors) for row in measured.scores]
     tokens = dict(zip(measured.factors, measured.tokens, strict=True))
     histogram = {s: chosen.count(s) for s in measured.factors}
-    return Calibration(tau, float(np.mean([tokens[s] for s in chosen])), histogram)
+    return Found(dict(tau), float(np.mean([tokens[s] for s in chosen])), histogram)
 
 
-async def measure(endpoint: str, pictures: Sequence[Path], concurrency: int = 8) -> Measured:
+def bins(scores: NDArray[np.float64]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Bins that hold equal shares of the scores ``(pictures,)``, as far as ties allow.
+
+    Returns:
+        the inner edges, ascending, and the share of the scores in each bin; a score on an edge is above it.
+    """
+    inner = np.quantile(scores, np.arange(1, _BINS) / _BINS)
+    edges = sorted({float(f"{edge:.{_DIGITS}g}") for edge in inner})
+    counts = np.bincount(np.searchsorted(edges, scores, side="right"), minlength=len(edges) + 1)
+    return tuple(edges), tuple(np.round(counts / len(scores), 4).tolist())
+
+
+class Served(NamedTuple):
+    """What scored the pictures."""
+
+    fingerprint: Fingerprint
+    metric: str
+    aggregate: str
+
+
+async def measure(
+    endpoint: str, pictures: Sequence[Path], api_key: str | None = None, concurrency: int = 8
+) -> tuple[Measured, Served]:
     """Ask a server's explain route for the scores of picture files, with a progress bar.
 
     Raises:
@@ -91,8 +148,12 @@ async def measure(endpoint: str, pictures: Sequence[Path], concurrency: int = 8)
     """
     limit = asyncio.Semaphore(concurrency)
     bar = tqdm(total=len(pictures), unit="picture", desc="measuring")
+    url, headers = endpoint.rstrip("/").removesuffix("/v1"), {"Authorization": f"Bearer {api_key}"} if api_key else {}
 
-    async with httpx.AsyncClient(base_url=endpoint.rstrip("/").removesuffix("/v1"), timeout=300) as client:
+    async with httpx.AsyncClient(base_url=url, headers=headers, timeout=300) as client:
+        served = await client.get("/v1/dfmr/encoder")
+        if served.status_code != httpx.codes.OK:
+            raise RuntimeError(f"{endpoint} does not say which encoder it serves: {served.status_code} {served.text}")
 
         async def candidates(path: Path) -> list[dict[str, float]]:
             url = "data:image/*;base64," + base64.b64encode(path.read_bytes()).decode()
@@ -106,11 +167,58 @@ async def measure(endpoint: str, pictures: Sequence[Path], concurrency: int = 8)
 
         measured = await asyncio.gather(*map(candidates, pictures))
     bar.close()
-    return Measured(
+    scores = Measured(
         factors=tuple(int(c["factor"]) for c in measured[0]),
         tokens=tuple(int(c["visual_tokens"]) for c in measured[0]),
         scores=np.array([[c["score"] for c in picture] for picture in measured]),
     )
+    encoder = served.json()
+    fingerprint = Fingerprint.model_validate(encoder["fingerprint"])
+    return scores, Served(fingerprint, encoder["metric"], encoder["aggregate"])
+
+
+def among(measured: Measured, factors: Sequence[int]) -> Measured:
+    """The same pictures at some of the factors.
+
+    Raises:
+        ValueError: the server does not measure one of them, or nothing is left to decide.
+    """
+    if unknown := sorted(set(factors) - set(measured.factors)):
+        raise ValueError(
+            f"factor {', '.join(map(str, unknown))} is not measured; the server measures "
+            f"{', '.join(map(str, measured.factors))}"
+        )
+    chosen = [i for i, s in enumerate(measured.factors) if s == 1 or s in factors]
+    if len(chosen) < 2:
+        raise ValueError("there is no factor above 1, and so nothing to calibrate")
+    return Measured(
+        tuple(measured.factors[i] for i in chosen),
+        tuple(measured.tokens[i] for i in chosen),
+        measured.scores[:, chosen],
+    )
+
+
+def profile(measured: Measured, served: Served, found: Found, target_tokens: float) -> dict[str, Any]:
+    """The content of a ``dfmr_profile.json``: thresholds, and what they were found on."""
+    smallest = measured.factors[1]
+    edges, shares = bins(measured.scores[:, 1])
+    calibration = Calibration(
+        pictures=len(measured.scores),
+        target_tokens=target_tokens,
+        mean_tokens=round(found.mean_tokens, 2),
+        metric=served.metric,
+        aggregate=served.aggregate,
+        factor=smallest,
+        edges=edges,
+        shares=shares,
+        encoder=served.fingerprint,
+    )
+    values = set(found.tau.values())
+    return {
+        "policy": {"tau": values.pop() if len(values) == 1 else found.tau, "factors": list(measured.factors)},
+        "note": f"calibrated on {len(measured.scores)} pictures to {target_tokens:g} visual tokens a picture",
+        "calibration": calibration.model_dump(),
+    }
 
 
 def find_pictures(paths: Sequence[Path]) -> list[Path]:
@@ -129,26 +237,45 @@ def main(arguments: Sequence[str] | None = None) -> None:
     target = parser.add_mutually_exclusive_group(required=True)
     target.add_argument("--target-tokens", type=float, help="mean visual tokens to keep per picture")
     target.add_argument("--target-keep", type=float, help="the same as a share of all visual tokens, such as 0.25")
-    parser.add_argument("--out", type=Path, help="write a dfmr_profile.json for the checkpoint's folder here")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE.json", help="write a profile here, and beside it a histogram of the scores"
+    )
+    parser.add_argument(
+        "--thresholds",
+        choices=sorted(FAMILIES),
+        default="quantile",
+        help="one for each factor, by the quantiles of its scores, or a single one (default: %(default)s)",
+    )
+    parser.add_argument("--factors", help="the pooling factors to choose from, such as 1,2,3 (default: the server's)")
+    parser.add_argument(
+        "--api-key",
+        default=os.environ.get("VLLM_API_KEY"),
+        help="if the server asks for one; default: $VLLM_API_KEY",
+    )
     options = parser.parse_args(arguments)
     pictures = find_pictures(options.pictures)
     if not pictures:
         parser.error("there are no pictures there")
     try:
-        measured = asyncio.run(measure(options.endpoint, pictures))
+        measured, served = asyncio.run(measure(options.endpoint, pictures, options.api_key))
+        wanted = [int(s) for s in options.factors.split(",")] if options.factors else measured.factors
+        measured = among(measured, wanted)
         goal = options.target_tokens or options.target_keep * max(measured.tokens)
-        found = calibrate(measured, goal)
+        found = calibrate(measured, goal, FAMILIES[options.thresholds])
     except (RuntimeError, ValueError, httpx.HTTPError) as error:
         raise SystemExit(f"dfmr-calibrate: {error}") from error
     shares = ", ".join(f"{count} at factor {s}" for s, count in found.histogram.items())
-    print(
-        f"tau {found.tau:.4g} keeps {found.mean_tokens:.1f} of {max(measured.tokens)} visual tokens a picture: {shares}"
-    )
+    thresholds = ", ".join(f"{s}: {tau:.4g}" for s, tau in found.tau.items())
+    print(f"tau {{{thresholds}}}")
+    print(f"keeps {found.mean_tokens:.1f} of {max(measured.tokens)} visual tokens a picture: {shares}")
+    if len(pictures) < _FEW:
+        print(f"{len(pictures)} pictures are few; thresholds from {_FEW} or more are steadier", file=sys.stderr)
     if options.out:
-        note = f"calibrated on {len(pictures)} pictures to {goal:g} visual tokens a picture"
-        policy = {"tau": round(found.tau, 6), "factors": list(measured.factors)}
-        options.out.write_text(json.dumps({"policy": policy, "note": note}, indent=2) + "\n")
-        print(f"wrote {options.out}", file=sys.stderr)
+        options.out.write_text(json.dumps(profile(measured, served, found, goal), indent=2) + "\n")
+        drawn = options.out.with_suffix(".png")
+        scores = {s: measured.scores[:, i] for i, s in enumerate(measured.factors) if s > 1}
+        histogram(scores, found.tau, found.histogram).save(drawn)
+        print(f"wrote {options.out} and {drawn}", file=sys.stderr)
 
 
 if __name__ == "__main__":
