@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 from dfmr_kernels.reference import pyramid
@@ -71,6 +72,7 @@ def _layers(weights: dict[str, torch.Tensor]) -> int:
 def test_a_run_logs_finite_losses_and_changes_projector_and_language_model_only(run: Run, source: Path) -> None:
     before, after = _weights(source), _weights(run.out / "model")
     assert before.keys() == after.keys()
+    assert load_file(run.out / "model/model.safetensors").keys() == load_file(source / "model.safetensors").keys()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert {name.split(".")[1] for name in changed} == {"multi_modal_projector", "language_model"}
     assert len(changed) == 4 + 7 * _layers(before)
@@ -108,6 +110,18 @@ def test_a_run_that_goes_on_ends_where_an_unbroken_one_does(run: Run, settings: 
     second.train()
     for name, value in second.adapter.trained().items():
         torch.testing.assert_close(value, run.adapter.trained()[name], rtol=1e-4, atol=1e-5)
+
+
+def test_gradient_checkpointing_changes_no_gradient(settings: Settings, tmp_path: Path) -> None:
+    found = []
+    for checkpointing in (False, True):
+        run = Run(tmp_path, settings, resume=False, checkpointing=checkpointing)
+        run.adapter.model.train()
+        losses, _ = run.adapter.losses(run.passes[0])
+        losses.mean().backward()
+        found.append([value.grad for value in run.adapter.trained().values()])
+    for plain, checkpointed in zip(*found, strict=True):
+        torch.testing.assert_close(checkpointed, plain)
 
 
 def test_pooling_is_the_references(run: Run) -> None:
