@@ -171,6 +171,8 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise ConstructorError(None, None, "a name must be a plain word", key.start_mark)
             if key.value in seen:
                 raise ConstructorError(None, None, "a name stands twice in one mapping", key.start_mark)
             seen.add(key.value)
@@ -190,7 +192,7 @@ def read_profiles(path: Path) -> ProfilesFile:
     except yaml.MarkedYAMLError as error:
         place = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise ValueError(f"{path}{place}: {error.problem}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path}: not YAML") from error
     try:
         return ProfilesFile.model_validate(content)

@@ -129,6 +129,8 @@ class TestOptions:
             (["--dfmr-max-batch", "many"], "max_batch"),
             (["--dfmr-metric", "best"], "metric"),
             (["--dfmr-aggregate", "best"], "aggregate"),
+            (["--dfmr-profiles", "missing.yaml"], "missing.yaml: No such file"),
+            (["--dfmr-profile", "archive"], "no profile 'archive' without a profiles file"),
             (["--dfmr-tau"], "--dfmr-tau"),
             (["--additional-config", '{"dfmr": {"taux": 1}}'], "taux"),
         ],

@@ -57,6 +57,8 @@ def test_a_file_maps_digests_of_keys_to_names(tmp_path: Path) -> None:
         ("profiles:\n  a: {}\n  a: {policy: {tau: 1}}", "line 3: a name stands twice"),
         ("profiles: {a: !!python/object:os.system {}}", "line 1: "),
         ("\x00", "not YAML"),
+        ("profiles: {[a]: {}}", "line 1: a name must be a plain word"),
+        ("[" * 10_000, "not YAML"),
     ],
 )
 def test_what_is_wrong_is_told(tmp_path: Path, text: str, named: str) -> None:
