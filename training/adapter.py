@@ -145,7 +145,7 @@ def profile(source: str, factors: list[int]) -> dict[str, Any]:
     if (profile := checkpoint_profile(str(source))) is not None:
         known = profile.policy
         tau = known.get("tau", tau)
-        kept = {name: known[name] for name in ("aggregate",) if name in known}
+        kept = {name: known[name] for name in ("metric", "aggregate") if name in known}
     if isinstance(tau, dict):
         tau = {s: value for s, value in tau.items() if int(s) in factors}
         if not {s for s in factors if s > 1} <= {int(s) for s in tau}:
