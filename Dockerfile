@@ -43,6 +43,8 @@ COPY requirements/bootstrap.txt requirements/
 RUN python3 -m venv /opt/uv \
     && /opt/uv/bin/pip install --no-cache-dir --requirement requirements/bootstrap.txt \
     && /opt/uv/bin/uv venv --python /usr/bin/python3 /opt/dfmr
+# Builders behind a proxy bring its certificate with the base image or mount it there.
+ENV UV_SYSTEM_CERTS=true
 COPY pyproject.toml ./
 COPY requirements requirements
 COPY packaging packaging

@@ -3,7 +3,8 @@ PYTHON ?= python3
 PORT ?= 8000
 MODEL ?=
 
-.PHONY: help setup setup-kernels serve demo test check format kernels cost train-tiny clean
+.PHONY: help setup setup-kernels setup-scale-out serve demo test test-scale-out test-image check format kernels cost \
+	train-tiny clean
 
 help: ## list what can be done here
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F'\t' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -14,6 +15,9 @@ setup: ## make .venv with the server in it, and a default model
 setup-kernels: ## make .venv-kernels, where Triton runs without a GPU
 	@PYTHON=$(PYTHON) scripts/setup.sh kernels
 
+setup-scale-out: ## add Ray Serve and vllm-router to .venv
+	@PYTHON=$(PYTHON) scripts/setup.sh scale-out
+
 serve: setup ## serve the default model (or MODEL=...) on port 8000 (or PORT=...)
 	VLLM_CPU_KVCACHE_SPACE=$${VLLM_CPU_KVCACHE_SPACE:-2} .venv/bin/dfmr-serve $(MODEL) --port $(PORT)
 
@@ -23,6 +27,12 @@ demo: setup ## start a server, ask it about several pictures, show what was save
 test: setup setup-kernels ## pass all tests: with the real engine, and the kernels under Triton's interpreter
 	.venv/bin/python -m pytest
 	.venv-kernels/bin/python -m pytest tests/dfmr_kernels
+
+test-scale-out: setup-scale-out ## kill one of two replicas behind vllm-router, and in Ray Serve, under load
+	DFMR_SCALE_OUT=1 .venv/bin/python -m pytest -rs -s tests/scale_out
+
+test-image: setup ## build the CPU image and serve from it; needs root and buildah
+	DFMR_IMAGE=1 .venv/bin/python -m pytest -rs tests/deploy/test_image_build.py
 
 check: setup ## lint, format and types, and that generated files are up to date
 	.venv/bin/ruff check .

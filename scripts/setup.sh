@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Makes the environments: .venv serves and tests; .venv-kernels (with --kernels) compiles and interprets Triton kernels,
-# which must not be importable beside vLLM's CPU build. A stamp makes the second run a matter of moments.
+# Makes the environments: .venv serves and tests; .venv-kernels (with `kernels`) compiles and interprets Triton kernels,
+# which must not be importable beside vLLM's CPU build. With `scale-out`, .venv has Ray Serve and vllm-router too. A stamp
+# makes the second run a matter of moments.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -41,6 +42,12 @@ if [ "$target" = kernels ]; then
 else
   make_env .venv --constraints requirements/cpu.txt --excludes requirements/cpu-excludes.txt \
     -e '.[cpu,dev]' ./packaging/vllm-metadata
+  if [ "$target" = scale-out ] && ! cmp -s requirements/scale-out.txt .venv/.scale-out; then
+    echo "adding Ray Serve and vllm-router to .venv ..."
+    "$uv_bin" pip install --quiet --python .venv/bin/python \
+      --constraints requirements/cpu.txt --requirements requirements/scale-out.txt
+    cp requirements/scale-out.txt .venv/.scale-out
+  fi
   if [ ! -f models/tiny-llava-dfmr/config.json ] && [ ! -f models/standin/config.json ]; then
     echo "making a random-weight stand-in model in models/standin ..."
     .venv/bin/python -m server.standin models/standin

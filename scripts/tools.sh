@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Tools that the deployment tests use where they are there, and skip loudly where they are not: Prometheus (promtool),
-# Helm, and Grafana's and Kubernetes operators' types for TypeScript. Nothing that the server itself needs.
+# buildah, Helm, and Grafana's and Kubernetes operators' types for TypeScript. Nothing that the server itself needs.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 tools=$PWD/.tools
@@ -9,6 +9,11 @@ mkdir -p "$tools"
 if ! command -v promtool >/dev/null && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
   { apt-get update && apt-get install -y --no-install-recommends prometheus prometheus-alertmanager; } \
     >"$tools/apt.log" 2>&1 || echo "tools: prometheus could not be installed; see $tools/apt.log" >&2
+fi
+
+if ! command -v buildah >/dev/null && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+  { apt-get update && apt-get install -y --no-install-recommends buildah debootstrap crun; } \
+    >"$tools/buildah.log" 2>&1 || echo "tools: buildah could not be installed; see $tools/buildah.log" >&2
 fi
 
 if command -v npm >/dev/null; then

@@ -1,0 +1,1 @@
+"""dfmr-server as a Ray Serve application."""
