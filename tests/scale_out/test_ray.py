@@ -20,7 +20,13 @@ pytest.importorskip("ray", reason="ray is not installed (make setup-scale-out): 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(1500)]
 MODEL = "tiny-llava-dfmr"
 # No dashboard, little shared memory, and Ray's own watch over memory off: the machine is not Ray's alone.
-CLUSTER = ("--head", "--disable-usage-stats", "--include-dashboard=false", "--object-store-memory=80000000")
+CLUSTER = (
+    "--head",
+    "--node-ip-address=127.0.0.1",
+    "--disable-usage-stats",
+    "--include-dashboard=false",
+    "--object-store-memory=80000000",
+)
 ENVIRONMENT = {"RAY_memory_monitor_refresh_ms": "0", "PYTHONPATH": str(ROOT), "RAY_DEDUP_LOGS": "0"}
 
 
@@ -54,7 +60,7 @@ class Cluster:
         self.url = f"http://127.0.0.1:{port}"
         env = {**ENVIRONMENT, "RAY_ADDRESS": f"127.0.0.1:{gcs}"}
         self.head = Program(
-            [str(BIN / "ray"), "start", *CLUSTER, "--num-cpus=8", f"--port={gcs}", "--block"], folder / "ray.log", env
+            [str(BIN / "ray"), "start", *CLUSTER, "--num-cpus=1", f"--port={gcs}", "--block"], folder / "ray.log", env
         )
         config = {
             "http_options": {"host": "127.0.0.1", "port": port},
@@ -64,7 +70,7 @@ class Cluster:
                     "import_path": "deploy.ray.app:build",
                     "args": {
                         "gpus": 0,
-                        "cpus": 1,
+                        "cpus": 0.2,
                         "min_replicas": 2,
                         "max_replicas": 2,
                         "options": " ".join(ENGINE[2:]),
@@ -75,6 +81,12 @@ class Cluster:
         (folder / "serve.yaml").write_text(json.dumps(config))
         self.application = Program([str(BIN / "serve"), "run", str(folder / "serve.yaml")], folder / "serve.log", env)
 
+    def is_up(self) -> bool:
+        """Whether Ray has started. It gives up after half a minute, which a busy machine may need: started again."""
+        if not self.head.running:
+            self.head.start()
+        return "Ray runtime started" in self.head.log.read_text()
+
     def servers(self) -> list[psutil.Process]:
         assert self.head.process is not None
         return servers(psutil.Process(self.head.process.pid))
@@ -84,8 +96,7 @@ class Cluster:
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     made = Cluster(tmp_path_factory.mktemp("ray"))
     try:
-        made.head.start()
-        wait_until(lambda: "Ray runtime started" in made.head.log.read_text(), "Ray", 60)
+        wait_until(made.is_up, "Ray", 300)
         made.application.start()
         made.application.wait_for(f"{made.url}/ready")
         wait_until(lambda: len(made.servers()) == 2, "two servers")
