@@ -54,6 +54,11 @@ def is_server(process: psutil.Process) -> bool:
         return False
 
 
+def address(server: psutil.Process) -> str:
+    """Where a replica's server listens: its command line ends with the port."""
+    return f"http://127.0.0.1:{server.cmdline()[-1]}"
+
+
 class Cluster:
     def __init__(self, folder: Path) -> None:
         port, gcs = free_port(), free_port()
@@ -91,6 +96,13 @@ class Cluster:
         assert self.head.process is not None
         return servers(psutil.Process(self.head.process.pid))
 
+    def uses_both(self) -> bool:
+        """Whether new sessions have reached both servers. Makes one more."""
+        headers = {"x-session-id": str(time.monotonic())}
+        httpx.post(f"{self.url}/v1/chat/completions", json=body(max_tokens=1), headers=headers, timeout=60)
+        urls = [address(server) for server in self.servers()]
+        return len(urls) == 2 and all(status(f"{url}/ready") == 200 and answered(url) > 0 for url in urls)
+
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
@@ -99,7 +111,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         wait_until(made.is_up, "Ray", 300)
         made.application.start()
         made.application.wait_for(f"{made.url}/ready")
-        wait_until(lambda: len(made.servers()) == 2, "two servers")
+        wait_until(made.uses_both, "traffic on both servers")
         yield made
     finally:
         for program, how in ((made.application, signal.SIGINT), (made.head, signal.SIGTERM)):
@@ -158,7 +170,7 @@ def test_a_killed_replica_costs_its_in_flight_requests_only_and_is_replaced(clus
         wait_until(lambda: {p.pid for p in cluster.servers()} - {victim.pid} > survivors, "another server", 120)
         replaced = time.monotonic() - moment
         (new,) = {process.pid for process in cluster.servers()} - survivors - {victim.pid}
-        url = f"http://127.0.0.1:{psutil.Process(new).cmdline()[-1]}"
+        url = address(psutil.Process(new))
         wait_until(lambda: status(f"{url}/ready") == 200, "ready")
         ready = time.monotonic() - moment
         wait_until(lambda: answered(url) > 5, "traffic on the new replica", 120)
