@@ -50,7 +50,7 @@ format: setup ## format the code
 kernels: setup-kernels ## compile the kernels for sm_80, sm_90 and sm_100, and print what they use
 	.venv-kernels/bin/python -m dfmr_kernels.aot
 
-cost: setup ## time the reduction against the vision tower, at LLaVA-1.5's sizes on this CPU
+cost: setup ## time the reduction under every metric against the vision tower, at LLaVA-1.5's sizes
 	.venv/bin/python benchmarks/reduce_cost.py
 
 train-tiny: setup ## train the embedded model from nothing (hours; resumes where it was stopped)
