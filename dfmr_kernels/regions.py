@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dfmr_kernels.decide import Grid, grid_after, tokens_after
-from dfmr_kernels.scores import Aggregate
+from dfmr_kernels.scores import RELATIVE, Aggregate
 
 FEWEST_BLOCKS = 3
 """Along the shorter side of a map, where the factors are taken as they are asked for."""
@@ -104,6 +104,8 @@ def tokens_of(grid: Grid, layout: Layout) -> int:
 def block_scores(windows: Mapping[int, Tensor], grid: Grid, block: int, score: Aggregate) -> NDArray[np.float64]:
     """Each block's score at each factor, (blocks, factors): the aggregate over the windows inside the block.
 
+    Where the aggregate compares with a level of the picture, that level is the whole picture's.
+
     Args:
         windows: s -> (ceil(H/s), ceil(W/s)) float32 window values on the CPU, for factors that divide `block`.
         grid: (H, W).
@@ -112,13 +114,16 @@ def block_scores(windows: Mapping[int, Tensor], grid: Grid, block: int, score: A
     """
     rows, columns = grid_after(grid, block)
     scores = np.empty((rows, columns, len(windows)))
+    over_block, level = RELATIVE.get(score, (score, None))
     for column, (s, values) in enumerate(windows.items()):
         side = block // s
+        if level is not None:
+            values = values - level(values[None])
         # Blocks that are cut off have other numbers of windows, so at most four groups of equal blocks are scored.
         for down, lines, height in _groups(values, side):
             for across, part, width in _groups(lines.T, side):
                 split = part.T.reshape(-1, height, len(part) // width, width).permute(0, 2, 1, 3)
-                scored = score(split.flatten(0, 1).contiguous())
+                scored = over_block(split.flatten(0, 1).contiguous())
                 scores[down, across, column] = scored.view(split.shape[:2]).numpy()
     return scores.reshape(rows * columns, -1)
 

@@ -48,7 +48,33 @@ def p90(sigma: Tensor) -> Tensor:
     return torch.quantile(sigma.flatten(1), 0.9, dim=1)
 
 
-AGGREGATES: dict[str, Aggregate] = {"mean": mean, "median": median, "top-quarter": top_quarter, "p90": p90}
+def largest(sigma: Tensor) -> Tensor:
+    """The largest window: sees detail however small it is, and any outlier."""
+    return sigma.flatten(1).amax(1)
+
+
+def peak(sigma: Tensor) -> Tensor:
+    """How far the largest window stands above the mean one; 0 for a single window.
+
+    The mean is the picture's own noise floor, so neither of the mean's blind spots is left: a small number on a blank
+    page stands far above it, and noise or texture that is the same everywhere does not. Blind to detail that fills the
+    picture evenly.
+    """
+    return largest(sigma) - mean(sigma)
+
+
+AGGREGATES: dict[str, Aggregate] = {
+    "mean": mean,
+    "median": median,
+    "top-quarter": top_quarter,
+    "p90": p90,
+    "max": largest,
+    "peak": peak,
+}
+
+RELATIVE: dict[Aggregate, tuple[Aggregate, Aggregate]] = {peak: (largest, mean)}
+"""Aggregates that compare windows with a level of their own picture, in two parts: what is taken over windows, less the
+level, and the level. The score of a part of a picture takes the level of the whole."""
 
 
 def aggregate_by_name(name: str) -> Aggregate:

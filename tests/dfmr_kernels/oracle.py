@@ -133,6 +133,18 @@ def p90(sigma_map: npt.ArrayLike) -> float:
     return low if low == high else low + (tenths / 10) * (high - low)
 
 
+def largest(sigma_map: npt.ArrayLike) -> float:
+    """Largest of the n >= 1 entries of a sigma map of any shape; NaN if any entry is NaN."""
+    values = _values(sigma_map)
+    return math.nan if any(math.isnan(v) for v in values) else max(values)
+
+
+def peak(sigma_map: npt.ArrayLike) -> float:
+    """Largest entry of a sigma map minus the mean entry; NaN if any entry is NaN."""
+    values = _values(sigma_map)
+    return largest(sigma_map) - math.fsum(values) / len(values)
+
+
 def is_finite(x: npt.ArrayLike) -> bool:
     """True if no element of the (H, W, D) picture is NaN or infinite."""
     return all(math.isfinite(float(v)) for v in _picture(x).ravel())

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from dfmr_kernels import AGGREGATES, Choice, Layout, pyramid, select
 from dfmr_kernels.choices import Options, extent, layout, options, split_windows, squeeze
 from dfmr_kernels.regions import block_factors, block_scores, blocked, pool, tokens_of, touched, whole
+from dfmr_kernels.scores import RELATIVE
 
 FACTORS = (1, 2, 3, 4, 6)
 GRIDS = [(24, 24), (27, 27), (13, 10), (5, 7), (1, 9)]
@@ -82,7 +83,7 @@ def test_a_map_with_one_factor_throughout_is_not_divided() -> None:
 
 
 @pytest.mark.parametrize("grid", GRIDS)
-@pytest.mark.parametrize("aggregate", list(AGGREGATES))
+@pytest.mark.parametrize("aggregate", [name for name, score in AGGREGATES.items() if score not in RELATIVE])
 def test_a_blocks_score_is_that_of_the_block_cut_out(grid: tuple[int, int], aggregate: str) -> None:
     batch = features(1, *grid, 5)
     score = AGGREGATES[aggregate]
@@ -181,3 +182,9 @@ def test_a_decision_taken_elsewhere_finds_what_it_needs(batch: Batch, share: flo
             assert old is not None
             assert squeezed == old.layouts[0]
     assert total <= budget
+
+
+def test_a_blocks_peak_stands_above_the_whole_pictures_mean() -> None:
+    windows = {2: torch.arange(16, dtype=torch.float32).view(4, 4)}
+    found = block_scores(windows, (8, 8), 4, AGGREGATES["peak"])
+    assert found[:, 0].tolist() == [5 - 7.5, 7 - 7.5, 13 - 7.5, 15 - 7.5]
