@@ -19,7 +19,8 @@ VISUAL_TOKENS = Counter(
 )
 IMAGES = Counter(
     "dfmr_images_total",
-    "Accepted pictures by pooling factor and by where their features came from (encoder or cache)",
+    "Accepted pictures by pooling factor (mixed where blocks have their own) and by where their features came from "
+    "(encoder or cache)",
     (*_POLICY, "factor", "source"),
 )
 IMAGE_ERRORS = Counter(

@@ -10,11 +10,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
+from dfmr_kernels.choices import Choice, extent
 from dfmr_kernels.controls import Method
 from dfmr_kernels.decide import thresholds as kernel_thresholds
 from dfmr_kernels.metrics import metric_by_name
+from dfmr_kernels.regions import block_factors
 from dfmr_kernels.scores import AGGREGATES
 from server.profiles.format import Profile, details, read_profile
 
@@ -27,9 +38,28 @@ UNTRAINED_FACTORS = (1, 2)
 UNTRAINED_TAU = 0.25
 """Threshold for a checkpoint without a profile. Scores depend on the encoder's scale, so this is a cautious guess."""
 
+ANSWER_TOKENS = 256
+"""Room that is left for the answer where a request names no ``max_tokens``, at most an eighth of the context."""
+
+MOST_BOXES = 64
+"""Protected boxes of one picture."""
+
 Detail = Literal["auto", "low", "high"]
+Mode = Literal["picture", "regions"]
 Factor = Annotated[int, Field(ge=1, le=64)]
 Tau = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+_Share = Annotated[float, Field(ge=0, le=1)]
+
+
+def _has_area(box: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
+    left, top, right, bottom = box
+    if left >= right or top >= bottom:
+        raise ValueError("a box is [left, top, right, bottom], shares from 0 to 1 with left < right and top < bottom")
+    return box
+
+
+Box = Annotated[tuple[_Share, _Share, _Share, _Share], AfterValidator(_has_area)]
+Boxes = Annotated[tuple[Box, ...], Field(max_length=MOST_BOXES)]
 
 
 def _ascending(factors: tuple[int, ...]) -> tuple[int, ...]:
@@ -45,7 +75,15 @@ class DfmrOptions(BaseModel):
         extra="forbid",
         frozen=True,
         json_schema_extra={
-            "examples": [{"tau": 0.4, "factors": [1, 2, 3]}, {"profile": "archive"}, {"enabled": False}]
+            "examples": [
+                {"tau": 0.4, "factors": [1, 2, 3]},
+                {"profile": "archive"},
+                {"enabled": False},
+                {"max_visual_tokens": 1200},
+                {"fit_context": False},
+                {"mode": "regions", "factors": [1, 2, 4], "max_tokens_per_image": 200},
+                {"protect": [[[0.6, 0.1, 0.9, 0.4]], []]},
+            ]
         },
     )
 
@@ -61,6 +99,28 @@ class DfmrOptions(BaseModel):
     )
     max_tokens_per_image: Annotated[int, Field(ge=1)] | None = Field(
         None, description="upper bound on the visual tokens of each picture; overrides tau where it has to"
+    )
+    max_visual_tokens: Annotated[int, Field(ge=1)] | None = Field(
+        None,
+        description="upper bound on the visual tokens of all pictures together; pictures are pooled further where the "
+        "least is lost",
+        examples=[1200],
+    )
+    fit_context: bool | None = Field(
+        None,
+        description="pool pictures further where the prompt and max_tokens would not fit the context together",
+        examples=[False],
+    )
+    mode: Mode | None = Field(
+        None,
+        description="picture: one factor for each picture; regions: one for each block of it",
+        examples=["regions"],
+    )
+    protect: Annotated[tuple[Boxes, ...], Field(min_length=1)] | None = Field(
+        None,
+        description="for each picture in order, boxes [left, top, right, bottom] as shares of its width and height "
+        "that are never pooled; beside those that stand with a picture's image_url",
+        examples=[[[[0.6, 0.1, 0.9, 0.4]], []]],
     )
     method: Method | None = Field(
         None,
@@ -83,6 +143,11 @@ class Policy(BaseModel):
     tau: Tau | dict[Factor, Tau] = UNTRAINED_TAU
     factors: tuple[Factor, ...] = Field(UNTRAINED_FACTORS, min_length=1)
     max_tokens_per_image: Annotated[int, Field(ge=1)] | None = None
+    max_visual_tokens: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="upper bound on the visual tokens of all pictures of a request together"
+    )
+    fit_context: bool = Field(True, description="pool pictures further where they would not fit the context")
+    mode: Mode = Field("picture", description="one factor for each picture, or with regions for each block of it")
     metric: str = Field("std", description="what is measured inside each window: see docs/scores.md")
     aggregate: str = Field("mean", description="how the window scores of a picture become its score")
     method: Method = Field("dfmr", description="dfmr pools; the controls drop-cls and drop-random drop tokens")
@@ -110,7 +175,12 @@ class Policy(BaseModel):
     def _complete(self) -> Self:
         if isinstance(self.tau, dict) and (missing := [s for s in self.factors if s > 1 and s not in self.tau]):
             raise ValueError(f"tau has no threshold for factor {', '.join(map(str, missing))}")
+        self._check_method()
         return self
+
+    def _check_method(self, protects: bool = False) -> None:
+        if self.method != "dfmr" and (protects or self.mode == "regions"):
+            raise ValueError(f"dfmr.method: {self.method} drops tokens of whole pictures; it knows no regions or boxes")
 
     @property
     def candidates(self) -> tuple[int, ...]:
@@ -130,7 +200,7 @@ class Policy(BaseModel):
                 f"dfmr.method: {options.method} is a control for evaluations, which this server does not allow; "
                 "its operator can, with --dfmr-allow-controls true"
             )
-        wanted = options.model_dump(exclude_none=True, exclude={"profile"})
+        wanted = options.model_dump(exclude_none=True, exclude={"profile", "protect"})
         offered = set(self.candidates)
         named = set(options.factors or ())
         if isinstance(options.tau, dict):
@@ -140,7 +210,41 @@ class Policy(BaseModel):
                 f"dfmr: pooling factor {', '.join(map(str, unknown))} is not offered; "
                 f"this server offers {', '.join(map(str, sorted(offered)))}"
             )
-        return self.model_copy(update=wanted)
+        merged = self.model_copy(update=wanted)
+        merged._check_method(protects=bool(options.protect))
+        return merged
+
+    def choice(
+        self, candidates: tuple[int, ...], grid: tuple[int, int], detail: Detail, protected: bytes | None = None
+    ) -> Choice:
+        """How a picture of ``grid`` (rows, columns) may be pooled.
+
+        Args:
+            candidates: the factors that are measured.
+            grid: of the encoder's map.
+            detail: as in `thresholds`.
+            protected: one byte per cell, row-major, 1 where it must not be pooled; None if there are none.
+
+        Raises:
+            ValueError: no factor of this policy fits ``max_tokens_per_image``, or what is protected exceeds it.
+        """
+        if detail == "high" or not self.enabled:
+            return Choice(self.thresholds(candidates, grid, detail))
+        self._check_method(protects=protected is not None)
+        factors = (max(self.factors),) if detail == "low" else self.factors
+        chain = block_factors(grid, factors) if self.mode == "regions" else ()
+        if len(chain) < 2 and protected is None:
+            return Choice(self.thresholds(candidates, grid, detail))
+        row = kernel_thresholds(grid, candidates, self.tau, chain if len(chain) > 1 else factors)
+        limit = self.max_tokens_per_image
+        choice = Choice(tuple(row), math.lcm(*chain) if len(chain) > 1 else 0, protected, limit)
+        fewest = extent(choice, grid, candidates).fewest
+        if limit is not None and fewest > limit:
+            raise ValueError(
+                f"dfmr.max_tokens_per_image: {limit} are not enough for its regions and what is protected: "
+                f"the fewest possible is {fewest}"
+            )
+        return choice
 
     def thresholds(self, candidates: Sequence[int], grid: tuple[int, int], detail: Detail) -> tuple[float, ...]:
         """What each candidate's score has to stay under for a picture of ``grid`` (rows, columns) to be pooled by it.
@@ -158,6 +262,21 @@ class Policy(BaseModel):
             return tuple(math.inf if s == 1 else -math.inf for s in candidates)
         factors = (max(self.factors),) if detail == "low" else self.factors
         return tuple(kernel_thresholds(grid, candidates, self.tau, factors, self.max_tokens_per_image))
+
+
+_BOXES: TypeAdapter[tuple[Box, ...]] = TypeAdapter(Boxes)
+
+
+def read_boxes(value: Any) -> tuple[Box, ...]:
+    """Boxes as a client sends them with a picture.
+
+    Raises:
+        ValueError: they are none; says what is wrong.
+    """
+    try:
+        return _BOXES.validate_python(value)
+    except ValidationError as error:
+        raise ValueError(f"protect must be a list of boxes [left, top, right, bottom]: {details(error)}") from error
 
 
 class ServerSettings(BaseModel):

@@ -4,7 +4,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from server.encoding.encoder import EncodedPicture, Picture
+from server.encoding.encoder import Picture
+from server.encoding.jobs import EncodedPicture
 from server.policy import DfmrOptions
 from server.savings import Report
 
@@ -33,6 +34,7 @@ class RequestState:
         report: what became of its pictures; None until they are encoded, or if there are none.
         keep_rendered: whether ``rendered`` is wanted; it holds on to the pictures.
         rendered: the request after phase one, if it is wanted and there are pictures.
+        max_tokens: the longest answer that it asks for; None if it does not say.
     """
 
     options: DfmrOptions | None = None
@@ -40,6 +42,7 @@ class RequestState:
     report: Report | None = None
     keep_rendered: bool = False
     rendered: Rendered | None = None
+    max_tokens: int | None = None
 
 
 current_request: ContextVar[RequestState | None] = ContextVar("dfmr_request", default=None)

@@ -1,10 +1,13 @@
 """What a request saved: its client's report and its operator's metrics, from the same numbers."""
 
 from collections.abc import Iterable, Sequence
+from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from server.encoding.encoder import EncodedPicture
+from dfmr_kernels.decide import grid_after
+from dfmr_kernels.regions import Layout
+from server.encoding.jobs import EncodedPicture
 from server.errors import REASONS, RefusedError
 from server.metrics import (
     BASELINE_AGREEMENT,
@@ -22,15 +25,70 @@ from server.metrics import (
 from server.policy import Policy
 from server.profiles.format import DEFAULT_PROFILE
 
+MIXED = "mixed"
+"""The ``factor`` label of pictures whose blocks have factors of their own."""
+
+
+class RegionsReport(BaseModel):
+    """Which pooling factor each block of a picture has."""
+
+    block: int = Field(description="side of the blocks in cells of the encoder's map; at the edges they may be cut off")
+    factors: list[list[int]] = Field(description="rows of blocks; tokens stand block after block, row-major inside")
+
+    @classmethod
+    def of(cls, layout: Layout | None, grid: tuple[int, int]) -> "RegionsReport | None":
+        """The blocks of a picture of ``grid`` (rows, columns) cells; None where it has one factor throughout."""
+        if layout is None:
+            return None
+        columns = grid_after(grid, layout.block)[1]
+        rows = [list(layout.factors[i : i + columns]) for i in range(0, len(layout.factors), columns)]
+        return cls(block=layout.block, factors=rows)
+
+
+class SqueezedReport(BaseModel):
+    """What a picture would have kept if the request's pictures had fitted their limit."""
+
+    kept_tokens: int
+    factor: int | None = Field(description="null where blocks had factors of their own")
+
 
 class ImageReport(BaseModel):
     """One picture of a request."""
 
-    grid: tuple[int, int] = Field(description="rows and columns of kept visual tokens")
-    factor: int = Field(description="pooling factor; 1 is uncompressed")
+    grid: tuple[int, int] | None = Field(
+        description="rows and columns of kept visual tokens; null where blocks have factors of their own"
+    )
+    factor: int | None = Field(
+        description="pooling factor; 1 is uncompressed; null where blocks have factors of their own"
+    )
     score: float = Field(description="intrinsic information at the smallest factor above 1")
     kept_tokens: int
     cached: bool = Field(description="whether the features came from the cache instead of the encoder")
+    regions: RegionsReport | None = Field(None, description="the blocks, where they have factors of their own")
+    squeezed_from: SqueezedReport | None = Field(
+        None, description="what it would have kept without the request's limit; null where that changed nothing"
+    )
+
+    @classmethod
+    def of(cls, picture: EncodedPicture, score: float, grid: tuple[int, int]) -> "ImageReport":
+        """What became of a picture with this score, of ``grid`` (rows, columns) cells."""
+        before = picture.before
+        return cls(
+            grid=picture.features.grid,
+            factor=picture.features.factor,
+            score=score,
+            kept_tokens=len(picture.features.tensor),
+            cached=picture.cached,
+            regions=RegionsReport.of(picture.features.layout, grid),
+            squeezed_from=before and SqueezedReport(kept_tokens=before.tokens, factor=before.factor),
+        )
+
+
+class LimitReport(BaseModel):
+    """Why pictures were pooled further than their scores ask for."""
+
+    reason: Literal["max_visual_tokens", "fit_context"]
+    max_visual_tokens: int = Field(description="the most visual tokens that all pictures may keep together")
 
 
 class Report(BaseModel):
@@ -42,6 +100,9 @@ class Report(BaseModel):
     metric: str | None = Field(None, description="what the scores measure inside each window; null without pictures")
     aggregate: str | None = Field(None, description="how the windows make a picture's score; null without pictures")
     profile: str = Field(DEFAULT_PROFILE, description="name of the profile in force; default where there is none")
+    squeezed: LimitReport | None = Field(
+        None, description="the limit for which pictures were pooled further; null if none had to be"
+    )
     images: list[ImageReport]
 
 
@@ -60,6 +121,7 @@ class Savings:
     ) -> None:
         self._model = model_name
         self._policy = policy or Policy()
+        self._grid = grid
         self._original = grid[0] * grid[1]
         self._score_index = next((i for i, s in enumerate(candidates) if s > 1), 0)
         self.kv_bytes_per_token: float | None = None
@@ -74,7 +136,7 @@ class Savings:
         for profile in profiles:
             for stage in ("original", "kept"):
                 VISUAL_TOKENS.labels(self._model, profile, stage)
-            for factor in self._candidates:
+            for factor in (*self._candidates, MIXED):
                 for source in ("encoder", "cache"):
                     IMAGES.labels(self._model, profile, str(factor), source)
             KV_BYTES_SAVED.labels(self._model, profile)
@@ -86,16 +148,8 @@ class Savings:
 
     def report(self, pictures: Sequence[EncodedPicture], profile: str = DEFAULT_PROFILE) -> Report:
         """What a request's pictures cost and saved, in visual tokens, under a configured profile."""
-        images = [
-            ImageReport(
-                grid=p.features.grid,
-                factor=p.features.factor,
-                score=p.scores[self._score_index],
-                kept_tokens=len(p.features.tensor),
-                cached=p.cached,
-            )
-            for p in pictures
-        ]
+        images = [ImageReport.of(p, p.scores[self._score_index], self._grid) for p in pictures]
+        limit = next((p.before.limit for p in pictures if p.before), None)
         original = self._original * len(images)
         kept = sum(image.kept_tokens for image in images)
         return Report(
@@ -105,6 +159,7 @@ class Savings:
             metric=self._policy.metric if images else None,
             aggregate=self._policy.aggregate if images else None,
             profile=profile,
+            squeezed=limit and LimitReport(reason=limit.option, max_visual_tokens=limit.tokens),
             images=images,
         )
 
@@ -116,7 +171,7 @@ class Savings:
         KV_BYTES_SAVED.labels(*labels).inc(report.saved_visual_tokens * (self.kv_bytes_per_token or 0.0))
         IMAGES_PER_REQUEST.labels(self._model).observe(len(report.images))
         for image in report.images:
-            IMAGES.labels(*labels, str(image.factor), "cache" if image.cached else "encoder").inc()
+            IMAGES.labels(*labels, str(image.factor or MIXED), "cache" if image.cached else "encoder").inc()
             SCORE.labels(self._model).observe(image.score)
             KEEP_RATIO.labels(*labels).observe(image.kept_tokens / self._original)
 

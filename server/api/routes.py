@@ -31,7 +31,9 @@ from server.api.schemas import (
     json_schema_examples,
 )
 from server.api.stream import with_last_chunk
-from server.encoding.encoder import EncodedPicture, Picture, PictureEncoder, as_pil
+from server.encoding.decisions import Budget
+from server.encoding.encoder import Picture, PictureEncoder, as_pil
+from server.encoding.jobs import EncodedPicture
 from server.errors import RETRY_AFTER_SECONDS, PictureError
 from server.profiles.book import key_digest
 from server.request import RequestState, current_request
@@ -58,7 +60,10 @@ async def chat_completions(
 ) -> Response | None:
     """OpenAI's chat completions; the response says what compression did to each picture."""
     baseline: Baseline | None = getattr(raw_request.app.state, "dfmr_baseline", None)
-    state = RequestState(request.dfmr, keep_rendered=baseline is not None and baseline.draws(request))
+    longest = request.max_tokens if request.max_completion_tokens is None else request.max_completion_tokens
+    state = RequestState(
+        request.dfmr, keep_rendered=baseline is not None and baseline.draws(request), max_tokens=longest
+    )
     response = await _with_report(create_chat_completion, request, raw_request, state)
     if baseline is not None and response is not None and state.rendered is not None:
         response.background = BackgroundTask(baseline.offer, request, state)
@@ -73,7 +78,8 @@ async def chat_completions(
 )
 async def responses(request: DfmrResponsesRequest, raw_request: Request) -> Response | None:
     """OpenAI's responses; the response says what compression did to each picture."""
-    return await _with_report(create_responses, request, raw_request, RequestState(request.dfmr))
+    state = RequestState(request.dfmr, max_tokens=request.max_output_tokens)
+    return await _with_report(create_responses, request, raw_request, state)
 
 
 @router.post("/v1/dfmr/explain", dependencies=[Depends(validate_json_request)], responses=_ERRORS)
@@ -96,13 +102,13 @@ async def explain(request: ExplainRequest, raw_request: Request) -> ExplainRespo
         raise PictureError(0, error.reason, error.message) from error
     picture = Picture(image, request.image_url.detail)
     profile, policy = renderer.profiles.book.choose(request.dfmr, key_digest(raw_request.headers.get("authorization")))
-    (row,) = encoder.thresholds([picture], policy)
-    (encoded,) = await encoder.encode([picture], policy)
+    (choice,) = encoder.choices([picture], policy)
+    (encoded,) = await encoder.encode([picture], policy, Budget(policy.max_visual_tokens))
     rows, columns = encoder.grid
     overlay = None
     if request.overlay:
         shown = await run_in_threadpool(encoder.preprocessor, as_pil(image))
-        overlay = await run_in_threadpool(overlay_data_url, shown, encoder.grid, encoded.features.factor)
+        overlay = await run_in_threadpool(overlay_data_url, shown, encoder.grid, encoded.features.factor or 1)
     return ExplainResponse(
         factor=encoded.features.factor,
         grid=encoded.features.grid,
@@ -112,7 +118,7 @@ async def explain(request: ExplainRequest, raw_request: Request) -> ExplainRespo
         cached=encoded.cached,
         profile=profile,
         policy=policy,
-        candidates=_candidates(encoder, row, encoded),
+        candidates=_candidates(encoder, choice.thresholds, encoded),
         overlay=overlay,
     )
 

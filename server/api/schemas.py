@@ -57,8 +57,8 @@ class ExplainResponse(BaseModel):
     """Why a picture keeps as many visual tokens as it does."""
 
     object: Literal["dfmr.explanation"] = "dfmr.explanation"
-    factor: int
-    grid: tuple[int, int]
+    factor: int | None
+    grid: tuple[int, int] | None
     original_visual_tokens: int
     kept_visual_tokens: int
     detail: Detail

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from dfmr_kernels.regions import Layout
 from server.metrics import CACHE_BYTES, CACHE_EVICTIONS
 
 _ENTRY_OVERHEAD_BYTES = 1024
@@ -16,14 +17,29 @@ class Features:
     """One picture, pooled.
 
     Attributes:
-        tensor: ``(tokens, channels)``, windows in row-major order, in the encoder's dtype, on the CPU.
-        grid: rows and columns of windows.
-        factor: the pooling factor.
+        tensor: ``(tokens, channels)``, in the encoder's dtype, on the CPU: windows in row-major order, or, where there
+            are several factors, block after block and row-major inside each.
+        grid: rows and columns of windows; None where there are several factors.
+        factor: the pooling factor; None where there are several.
+        layout: which factor applies where; None where there is one.
     """
 
     tensor: torch.Tensor
-    grid: tuple[int, int]
-    factor: int
+    grid: tuple[int, int] | None
+    factor: int | None
+    layout: Layout | None = None
+
+    @property
+    def key(self) -> "int | Layout":
+        """What was kept, among all that may be kept of one picture."""
+        kept = self.factor if self.layout is None else self.layout
+        assert kept is not None
+        return kept
+
+    @property
+    def name(self) -> str:
+        """`key` as text."""
+        return str(self.factor) if self.layout is None else self.layout.name
 
     @property
     def nbytes(self) -> int:
@@ -32,22 +48,30 @@ class Features:
 
 @dataclass
 class Entry:
-    """What is known of one picture: its score at every candidate factor, and its features at the factors asked for."""
+    """What is known of one picture, whatever the policy, and its features in the ways that were asked for.
+
+    Attributes:
+        scores: one per candidate factor.
+        features: by pooling factor, or by layout where there are several factors.
+        windows: ``(n,)`` float32, the window values at every candidate, one map after another.
+    """
 
     scores: tuple[float, ...]
-    features: dict[int, Features] = field(default_factory=dict)
+    features: dict[int | Layout, Features] = field(default_factory=dict)
+    windows: torch.Tensor | None = None
 
     @property
     def nbytes(self) -> int:
-        return _ENTRY_OVERHEAD_BYTES + sum(f.nbytes for f in self.features.values())
+        measured = 0 if self.windows is None else self.windows.nbytes
+        return _ENTRY_OVERHEAD_BYTES + measured + sum(f.nbytes for f in self.features.values())
 
 
 class FeatureCache:
     """Pictures by content, least recently used out first, bounded in bytes.
 
-    Scores do not depend on the policy, so a picture that was seen under one policy can be decided under another
-    without the encoder; only a factor that was never asked for needs a new encode. Not thread-safe: one event loop, or
-    one caller, owns it.
+    Scores and window values do not depend on the policy, so a picture that was seen under one policy can be decided
+    under another without the encoder; only a factor that was never asked for needs a new encode. Not thread-safe: one
+    event loop, or one caller, owns it.
     """
 
     def __init__(self, max_bytes: int, model_name: str) -> None:
@@ -71,13 +95,15 @@ class FeatureCache:
             self._entries.move_to_end(key)
         return entry
 
-    def put(self, key: bytes, scores: tuple[float, ...], features: Features) -> None:
-        """Remember a picture's scores and its features at one factor; a picture larger than the bound is not kept."""
+    def put(
+        self, key: bytes, scores: tuple[float, ...], features: Features, windows: torch.Tensor | None = None
+    ) -> None:
+        """Remember a picture's scores and its features in one way; a picture larger than the bound is not kept."""
         entry = self._entries.pop(key, None)
         if entry is not None:
             self._bytes -= entry.nbytes
-        entry = Entry(scores, {} if entry is None else entry.features)
-        entry.features[features.factor] = features
+        entry = Entry(scores, {} if entry is None else entry.features, windows)
+        entry.features[features.key] = features
         if entry.nbytes <= self._max_bytes:
             self._entries[key] = entry
             self._bytes += entry.nbytes

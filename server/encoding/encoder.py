@@ -5,10 +5,10 @@ import hashlib
 import math
 import os
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -16,53 +16,28 @@ from numpy.typing import NDArray
 from PIL import Image
 from vllm.multimodal.media import MediaWithBytes
 
+from dfmr_kernels.choices import Choice
 from dfmr_kernels.controls import Method
-from dfmr_kernels.decide import decide
 from server.encoding.batcher import MicroBatcher
-from server.encoding.cache import FeatureCache, Features
+from server.encoding.cache import Entry, FeatureCache, Features
+from server.encoding.decisions import NO_BUDGET, Before, Budget, Decider, Limit, Settled
 from server.encoding.fingerprint import fixed_picture
-from server.encoding.preprocess import Preprocessor
+from server.encoding.jobs import EncodedPicture, EncodeJob, EncodeResult, Measured, Wish
+from server.encoding.preprocess import Box, Preprocessor
+from server.encoding.protection import protected_cells
 from server.errors import PictureError
 from server.metrics import CACHE_HITS, CACHE_MISSES, ENCODE_BATCH_SIZE, ENCODE_SECONDS, PREPROCESS_SECONDS
 from server.policy import Detail, Policy, ServerSettings
 
+_T = TypeVar("_T")
+
 
 class Picture(NamedTuple):
-    """A decoded picture and how its sender wants it treated."""
+    """A decoded picture and how its sender wants it treated: OpenAI's detail, and boxes that are not to be pooled."""
 
     image: Any
     detail: Detail = "auto"
-
-
-class EncodeJob(NamedTuple):
-    """What the worker needs: ``(3, height, width)`` uint8 pixels, one threshold per candidate factor, the method."""
-
-    pixels: NDArray[np.uint8]
-    thresholds: tuple[float, ...]
-    method: Method = "dfmr"
-
-
-class EncodeResult(NamedTuple):
-    """What the worker made of a job: the score at every candidate factor, and the features at the chosen one."""
-
-    scores: tuple[float, ...]
-    features: Features
-
-
-class EncodedPicture(NamedTuple):
-    """A picture ready for the prompt.
-
-    Attributes:
-        features: the kept tokens.
-        scores: one per candidate factor.
-        key: identity of picture and factor, for prefix caching and the engine's encoder cache.
-        cached: whether the encoder was spared.
-    """
-
-    features: Features
-    scores: tuple[float, ...]
-    key: str
-    cached: bool
+    protect: tuple[Box, ...] = ()
 
 
 AsyncRun = Callable[[Sequence[EncodeJob]], Awaitable[Sequence[EncodeResult | Exception]]]
@@ -104,13 +79,14 @@ class PictureEncoder:
         self.grid = grid
         self.preprocessor = preprocessor
         self._max_batch = settings.max_batch
-        self._run = run
+        self._run_async = run
         self._run_sync = run_sync
         self._cache = FeatureCache(settings.cache_bytes, model_name)
         self._batcher = MicroBatcher(
             run, max_batch=settings.max_batch, max_queue=settings.max_queue, model_name=model_name
         )
-        self._in_flight: dict[tuple[bytes, tuple[float, ...]], _InFlight] = {}
+        self._in_flight: dict[Wish, _InFlight] = {}
+        self._decider = Decider(grid, self.candidates, settings.policy.aggregate)
         self._threads = ThreadPoolExecutor(
             settings.preprocess_threads or min(16, os.cpu_count() or 1), thread_name_prefix="dfmr-preprocess"
         )
@@ -119,32 +95,68 @@ class PictureEncoder:
         self._encode_seconds = ENCODE_SECONDS.labels(model_name)
         self._batch_size = ENCODE_BATCH_SIZE.labels(model_name)
 
-    def thresholds(self, pictures: Sequence[Picture], policy: Policy) -> list[tuple[float, ...]]:
-        """One row of thresholds per picture.
+    def choices(self, pictures: Sequence[Picture], policy: Policy) -> list[Choice]:
+        """How each picture may be pooled.
 
         Raises:
             PictureError: the policy cannot be met for a picture; names its index.
         """
-        rows = []
+        choices = []
         for index, picture in enumerate(pictures):
+            protected = self._protected(index, picture)
             try:
-                rows.append(policy.thresholds(self.candidates, self.grid, picture.detail))
+                choices.append(policy.choice(self.candidates, self.grid, picture.detail, protected))
             except ValueError as error:
                 raise PictureError(index, "policy", str(error)) from error
-        return rows
+        return choices
 
-    async def encode(self, pictures: Sequence[Picture], policy: Policy) -> list[EncodedPicture]:
-        """Encode a request's pictures; a failure of one cancels the others and names its index."""
-        rows = self.thresholds(pictures, policy)
-        tasks = [
-            asyncio.create_task(self._encode_one(index, picture.image, row, policy.method))
-            for index, (picture, row) in enumerate(zip(pictures, rows, strict=True))
-        ]
+    def fewest(self, pictures: Sequence[Picture], policy: Policy) -> list[int]:
+        """The fewest tokens that each picture can keep.
+
+        Raises:
+            PictureError: as in `choices`.
+        """
+        return [self._decider.fewest(choice) for choice in self.choices(pictures, policy)]
+
+    def _protected(self, index: int, picture: Picture) -> bytes | None:
+        if not picture.protect:
+            return None
         try:
-            return list(await asyncio.gather(*tasks))
-        finally:
-            for task in tasks:
-                task.cancel()
+            size = as_pil(picture.image).size
+        except TypeError as error:
+            raise PictureError(index, "decode", f"could not be read: {error}") from error
+        return protected_cells(picture.protect, size, self.preprocessor, self.grid)
+
+    async def encode(
+        self, pictures: Sequence[Picture], policy: Policy, budget: Budget = NO_BUDGET
+    ) -> list[EncodedPicture]:
+        """Encode a request's pictures; a failure of one cancels the others and names its index.
+
+        Where the budget may bind, every picture is measured before any is decided on, and all are decided together.
+
+        Raises:
+            PictureError: a picture is at fault, or the policy cannot be met.
+        """
+        choices = self.choices(pictures, policy)
+        limit = self._decider.limit(choices, budget)
+        images = [picture.image for picture in pictures]
+        if limit is None:
+            one_by_one = (
+                self._encode_one(index, image, choice, policy.method)
+                for index, (image, choice) in enumerate(zip(images, choices, strict=True))
+            )
+            return await _all(one_by_one)
+        measured = await _all(
+            self._measure(index, image, choice, policy.method)
+            for index, (image, choice) in enumerate(zip(images, choices, strict=True))
+        )
+        settled = await asyncio.get_running_loop().run_in_executor(
+            self._threads, self._decider.settle, [one.entry for one in measured], choices, limit
+        )
+        return await _all(
+            self._fetch(index, image, one, kept, policy.method)
+            for index, (image, one, kept) in enumerate(zip(images, measured, settled, strict=True))
+        )
 
     @property
     def in_flight(self) -> int:
@@ -153,41 +165,65 @@ class PictureEncoder:
 
     async def encode_whole(self, picture: Picture) -> EncodedPicture:
         """Every token of a picture, made anew and not remembered: the baseline neither reads the cache nor fills it."""
-        (row,) = self.thresholds([picture], self.policy.model_copy(update={"enabled": False, "method": "dfmr"}))
-        loop = asyncio.get_running_loop()
-        key = await loop.run_in_executor(self._threads, self._key, None, picture.image, "dfmr")
-        pixels = await loop.run_in_executor(self._threads, self._pixels, None, picture.image)
-        return _encoded(key, await self._batcher.submit(EncodeJob(pixels, row)), cached=False)
+        (choice,) = self.choices([picture], self.policy.model_copy(update={"enabled": False, "method": "dfmr"}))
+        key = await self._key_of(None, picture.image, "dfmr")
+        pixels = await asyncio.get_running_loop().run_in_executor(self._threads, self._pixels, None, picture.image)
+        result = await self._batcher.submit(EncodeJob(pixels, choice.thresholds))
+        return _encoded(key, result.scores, result.features, cached=False)
 
-    async def _encode_one(self, index: int, image: Any, row: tuple[float, ...], method: Method) -> EncodedPicture:
-        loop = asyncio.get_running_loop()
-        key = await loop.run_in_executor(self._threads, self._key, index, image, method)
-        if hit := self._lookup(key, row):
+    async def _encode_one(self, index: int, image: Any, choice: Choice, method: Method) -> EncodedPicture:
+        key = await self._key_of(index, image, method)
+        if hit := self._lookup(key, choice):
             return hit
-        job = (key, row)
-        shared = job in self._in_flight
+        result, shared = await self._submit(index, image, Wish(key, choice, method, levels=False))
+        (self._hits if shared else self._misses).inc()
+        return _encoded(key, result.scores, result.features, cached=shared)
+
+    async def _measure(self, index: int, image: Any, choice: Choice, method: Method) -> Measured:
+        key = await self._key_of(index, image, method)
+        if (entry := self._cache.get(key)) is not None:
+            return Measured(key, entry, cached=True)
+        result, shared = await self._submit(index, image, Wish(key, choice, method, levels=True))
+        return Measured(key, _entry(result), cached=shared)
+
+    async def _fetch(
+        self, index: int, image: Any, measured: Measured, settled: Settled, method: Method
+    ) -> EncodedPicture:
+        if self._decider.find(measured.entry, settled.layout) is None:
+            wish = Wish(measured.key, self._decider.levels(settled.layout), method, levels=True)
+            result, shared = await self._submit(index, image, wish)
+            measured = Measured(measured.key, _entry(result), cached=shared)
+        return self._settled(measured, settled)
+
+    async def _submit(self, index: int, image: Any, wish: Wish) -> tuple[EncodeResult, bool]:
+        """The worker's result, and whether it was on its way for another picture already."""
+        shared = wish in self._in_flight
         if not shared:
-            self._in_flight[job] = _InFlight(asyncio.create_task(self._encode_fresh(job, image, method)))
-        in_flight = self._in_flight[job]
+            self._in_flight[wish] = _InFlight(asyncio.create_task(self._encode_fresh(wish, image)))
+        in_flight = self._in_flight[wish]
         in_flight.waiters += 1
         try:
-            result = await asyncio.shield(in_flight.task)
+            return await asyncio.shield(in_flight.task), shared
         except PictureError as error:
             raise named(error, index) from error
         finally:
             in_flight.waiters -= 1
             if in_flight.waiters == 0:
                 in_flight.task.cancel()
-                del self._in_flight[job]
-        (self._hits if shared else self._misses).inc()
-        return _encoded(key, result, cached=shared)
+                del self._in_flight[wish]
 
-    async def _encode_fresh(self, job: tuple[bytes, tuple[float, ...]], image: Any, method: Method) -> EncodeResult:
-        key, row = job
+    async def _encode_fresh(self, wish: Wish, image: Any) -> EncodeResult:
         pixels = await asyncio.get_running_loop().run_in_executor(self._threads, self._pixels, None, image)
-        result = await self._batcher.submit(EncodeJob(pixels, row, method))
-        self._cache.put(key, result.scores, result.features)
+        result = await self._batcher.submit(wish.job(pixels))
+        self._remember(wish.key, result)
         return result
+
+    async def _key_of(self, index: int | None, image: Any, method: Method) -> bytes:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._key, index, image, method)
+
+    def _remember(self, key: bytes, result: EncodeResult) -> None:
+        for features in result.pieces:
+            self._cache.put(key, result.scores, features, result.windows)
 
     async def warm_up(self) -> torch.Tensor:
         """Encode a fixed picture, so that the first request does not pay for compiling kernels and first touches.
@@ -200,49 +236,84 @@ class PictureEncoder:
         """
         picture = fixed_picture(self.preprocessor.height, self.preprocessor.width)
         whole = tuple(math.inf if s == 1 else -math.inf for s in self.candidates)
-        (result,) = await self._run([EncodeJob(picture, whole)])
+        (result,) = await self._run_async([EncodeJob(picture, whole)])
         if isinstance(result, Exception):
             raise result
         return result.features.tensor
 
-    def encode_sync(self, pictures: Sequence[Picture], policy: Policy) -> list[EncodedPicture]:
+    def encode_sync(
+        self, pictures: Sequence[Picture], policy: Policy, budget: Budget = NO_BUDGET
+    ) -> list[EncodedPicture]:
         """`encode` without an event loop: one caller, whole batches at a time."""
-        rows = self.thresholds(pictures, policy)
-        method = policy.method
-        keys = list(self._threads.map(lambda index: self._key(index, pictures[index].image, method), range(len(rows))))
-        jobs_of = list(zip(keys, rows, strict=True))
-        encoded = [self._lookup(key, row) for key, row in jobs_of]
-        first = {job: index for index, job in reversed(list(enumerate(jobs_of)))}
-        missing = [index for index, hit in enumerate(encoded) if hit is None and first[jobs_of[index]] == index]
-        pixels = self._threads.map(self._pixels, missing, (pictures[index].image for index in missing))
-        jobs = [EncodeJob(p, rows[index], method) for p, index in zip(pixels, missing, strict=True)]
+        choices = self.choices(pictures, policy)
+        limit = self._decider.limit(choices, budget)
+        images, method = [picture.image for picture in pictures], policy.method
+        keys = list(self._threads.map(lambda index: self._key(index, images[index], method), range(len(images))))
+        wishes = [Wish(key, choice, method, limit is not None) for key, choice in zip(keys, choices, strict=True)]
+        if limit is not None:
+            return self._together_sync(images, wishes, limit)
+        hits = {i: hit for i, wish in enumerate(wishes) if (hit := self._lookup(wish.key, wish.choice))}
+        fresh = self._run(images, {i: wish for i, wish in enumerate(wishes) if i not in hits})
+        for i, (result, cached) in fresh.items():
+            (self._hits if cached else self._misses).inc()
+            hits[i] = _encoded(keys[i], result.scores, result.features, cached=cached)
+        return [hits[i] for i in range(len(wishes))]
+
+    def _together_sync(self, images: Sequence[Any], wishes: Sequence[Wish], limit: Limit) -> list[EncodedPicture]:
+        known = {i: entry for i, wish in enumerate(wishes) if (entry := self._cache.get(wish.key))}
+        fresh = self._run(images, {i: wish for i, wish in enumerate(wishes) if i not in known})
+        measured = [
+            Measured(wish.key, known[i], True) if i in known else Measured(wish.key, _entry(fresh[i][0]), fresh[i][1])
+            for i, wish in enumerate(wishes)
+        ]
+        settled = self._decider.settle([one.entry for one in measured], [wish.choice for wish in wishes], limit)
+        lacking = {
+            i: wishes[i].at_levels(self._decider.levels(kept.layout))
+            for i, (one, kept) in enumerate(zip(measured, settled, strict=True))
+            if self._decider.find(one.entry, kept.layout) is None
+        }
+        for i, (result, cached) in self._run(images, lacking).items():
+            measured[i] = Measured(wishes[i].key, _entry(result), cached)
+        return [self._settled(one, kept) for one, kept in zip(measured, settled, strict=True)]
+
+    def _settled(self, measured: Measured, settled: Settled) -> EncodedPicture:
+        """A picture whose features are there, in the layout that was settled on."""
+        features = self._decider.find(measured.entry, settled.layout)
+        assert features is not None
+        (self._hits if measured.cached else self._misses).inc()
+        return _encoded(measured.key, measured.entry.scores, features, cached=measured.cached, before=settled.before)
+
+    def _run(self, images: Sequence[Any], wishes: dict[int, Wish]) -> dict[int, tuple[EncodeResult, bool]]:
+        """By picture's index the worker's result, and whether it was made for an earlier picture."""
+        first: dict[Wish, int] = {}
+        for index, wish in wishes.items():
+            first.setdefault(wish, index)
+        order = list(first.values())
+        pixels = self._threads.map(self._pixels, order, (images[index] for index in order))
+        jobs = [wishes[index].job(p) for p, index in zip(pixels, order, strict=True)]
+        results: dict[Wish, EncodeResult] = {}
         for start in range(0, len(jobs), self._max_batch):
             batch = jobs[start : start + self._max_batch]
             began = time.perf_counter()
-            results = self._run_sync(batch)
+            made = self._run_sync(batch)
             self._encode_seconds.observe(time.perf_counter() - began)
             self._batch_size.observe(len(batch))
-            for index, result in zip(missing[start:], results, strict=False):
+            for index, result in zip(order[start:], made, strict=False):
                 if isinstance(result, Exception):
                     raise named(result, index)
-                self._misses.inc()
-                self._cache.put(keys[index], result.scores, result.features)
-                encoded[index] = _encoded(keys[index], result, cached=False)
-        for index, job in enumerate(jobs_of):
-            if encoded[index] is None and (twin := encoded[first[job]]):
-                self._hits.inc()
-                encoded[index] = twin._replace(cached=True)
-        return [picture for picture in encoded if picture is not None]
+                self._remember(wishes[index].key, result)
+                results[wishes[index]] = result
+        return {index: (results[wish], first[wish] != index) for index, wish in wishes.items()}
 
-    def _lookup(self, key: bytes, row: tuple[float, ...]) -> EncodedPicture | None:
+    def _lookup(self, key: bytes, choice: Choice) -> EncodedPicture | None:
         entry = self._cache.get(key)
         if entry is None:
             return None
-        features = entry.features.get(decide(entry.scores, row, self.candidates))
+        features = self._decider.find(entry, self._decider.layout(entry, choice))
         if features is None:
             return None
         self._hits.inc()
-        return _encoded(key, EncodeResult(entry.scores, features), cached=True)
+        return _encoded(key, entry.scores, features, cached=True)
 
     def _key(self, index: int | None, image: Any, method: Method) -> bytes:
         try:
@@ -304,5 +375,21 @@ def as_pil(image: Any) -> Image.Image:
     return image
 
 
-def _encoded(key: bytes, result: EncodeResult, *, cached: bool) -> EncodedPicture:
-    return EncodedPicture(result.features, result.scores, f"{key.hex()}-{result.features.factor}", cached)
+def _entry(result: EncodeResult) -> Entry:
+    return Entry(result.scores, {features.key: features for features in result.pieces}, result.windows)
+
+
+def _encoded(
+    key: bytes, scores: tuple[float, ...], features: Features, *, cached: bool, before: Before | None = None
+) -> EncodedPicture:
+    return EncodedPicture(features, scores, f"{key.hex()}-{features.name}", cached, before)
+
+
+async def _all(work: Iterable[Coroutine[Any, Any, _T]]) -> list[_T]:
+    """All results in order; one failure cancels the rest."""
+    tasks = [asyncio.create_task(one) for one in work]
+    try:
+        return list(await asyncio.gather(*tasks))
+    finally:
+        for task in tasks:
+            task.cancel()

@@ -11,6 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+Box = tuple[float, ...]
+"""Left, top, right and bottom, in relative coordinates."""
+
 _MAX_INTERMEDIATE_PIXELS = 32_000_000
 """A long thin picture, scaled by its short side, would pass through an image this many times larger than what the crop
 keeps. Above this only the cropped part is computed, which can differ by rounding unless the scale is a whole number."""
@@ -102,12 +105,38 @@ class Preprocessor:
             resized = self._scaled_and_cropped(picture, self.shortest_edge)
         return np.ascontiguousarray(np.asarray(resized).transpose(2, 0, 1))
 
+    def place(self, box: Box, size: tuple[int, int]) -> Box:
+        """Where a box of a picture lies in the encoder's input, both in relative coordinates.
+
+        Args:
+            box: left, top, right and bottom as shares of the picture's width and height.
+            size: the picture's width and height in pixels.
+
+        Returns:
+            shares of the input's width and height; below 0 or above 1 what is cropped away.
+        """
+        width, height = size
+        left = top = 0
+        if self.pad_value is not None:
+            side = max(size)
+            left, top = (side - width) // 2, (side - height) // 2
+            box = tuple(
+                (offset + share * length) / side
+                for share, offset, length in zip(box, (left, top) * 2, size * 2, strict=True)
+            )
+            width = height = side
+        if self.shortest_edge is None:
+            return box
+        scaled = _scaled((width, height), self.shortest_edge)
+        cropped = (scaled[0] - self.width) // 2, (scaled[1] - self.height) // 2
+        target = self.width, self.height
+        return tuple(
+            (share * scaled[axis % 2] - cropped[axis % 2]) / target[axis % 2] for axis, share in enumerate(box)
+        )
+
     def _scaled_and_cropped(self, picture: Image.Image, shortest_edge: int) -> Image.Image:
         width, height = picture.size
-        if width <= height:
-            scaled = (shortest_edge, int(shortest_edge * height / width))
-        else:
-            scaled = (int(shortest_edge * width / height), shortest_edge)
+        scaled = _scaled(picture.size, shortest_edge)
         left, top = (scaled[0] - self.width) // 2, (scaled[1] - self.height) // 2
         crop = (left, top, left + self.width, top + self.height)
         if scaled[0] * scaled[1] <= _MAX_INTERMEDIATE_PIXELS:
@@ -121,6 +150,13 @@ class Preprocessor:
         )
         box = (box[0] - left, box[1] - top, box[2] - left, box[3] - top)
         return part.resize((self.width, self.height), self.resample, box=box)
+
+
+def _scaled(size: tuple[int, int], shortest_edge: int) -> tuple[int, int]:
+    width, height = size
+    if width <= height:
+        return shortest_edge, int(shortest_edge * height / width)
+    return int(shortest_edge * width / height), shortest_edge
 
 
 def _sizes(size: object) -> dict[str, int]:

@@ -29,7 +29,7 @@ from vllm.multimodal.processing import (
     PromptUpdate,
 )
 
-from server.encoding.encoder import EncodedPicture
+from server.encoding.jobs import EncodedPicture
 
 FEATURES_KEY = "visual_features"
 """Name of the model input that holds one picture's pooled features, ``(tokens, channels)``."""

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain, repeat
 from typing import Any, get_args
 
 import numpy as np
@@ -19,12 +20,14 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.llm_engine import LLMEngine
 from vllm.v1.metrics.prometheus import get_prometheus_registry
 
-from server.encoding.cache import Features
-from server.encoding.encoder import EncodedPicture, EncodeJob, EncodeResult, Picture, PictureEncoder
+from dfmr_kernels.regions import Layout, tokens_of
+from server.encoding.decisions import Budget, features_of
+from server.encoding.encoder import Picture, PictureEncoder
 from server.encoding.fingerprint import config_digest, fingerprint
-from server.encoding.preprocess import Preprocessor
+from server.encoding.jobs import EncodedPicture, EncodeJob, EncodeResult
+from server.encoding.preprocess import Box, Preprocessor
 from server.errors import EncodeFailedError, PictureError, RefusedError
-from server.policy import Detail, load_settings
+from server.policy import ANSWER_TOKENS, Detail, DfmrOptions, Policy, load_settings, read_boxes
 from server.profiles.book import Chosen
 from server.profiles.drift import DriftWatch
 from server.profiles.format import Fingerprint
@@ -172,8 +175,10 @@ class DfmrRenderer(HfRenderer):
         assert self.encoder is not None
         request = current_request.get() or RequestState()
         try:
-            chosen = self._chosen(request, len(pictures))
-            encoded = self.encoder.encode_sync(pictures, chosen.policy)
+            pictures = _protected(pictures, request.options)
+            chosen = self._chosen(request, pictures)
+            budget = self._budget(prompt, chosen.policy, request)
+            encoded = self.encoder.encode_sync(pictures, chosen.policy, budget)
             return self._accept(prompt, encoded, request, chosen.name, count=not skip_mm_cache)
         except RefusedError as error:
             self._savings.refuse(error)
@@ -202,8 +207,10 @@ class DfmrRenderer(HfRenderer):
         assert self.encoder is not None
         request = current_request.get() or RequestState()
         try:
-            chosen = self._chosen(request, len(pictures))
-            encoded = await self.encoder.encode(pictures, chosen.policy)
+            pictures = _protected(pictures, request.options)
+            chosen = self._chosen(request, pictures)
+            budget = self._budget(prompt, chosen.policy, request)
+            encoded = await self.encoder.encode(pictures, chosen.policy, budget)
             engine_input = self._accept(prompt, encoded, request, chosen.name, count=not skip_mm_cache)
         except RefusedError as error:
             self._savings.refuse(error)
@@ -225,12 +232,25 @@ class DfmrRenderer(HfRenderer):
         engine_input["cache_salt"] = salt
         return engine_input
 
-    def _chosen(self, request: RequestState, pictures: int) -> Chosen:
-        """The request's policy, under the ceiling of its profile while the KV cache is nearly full."""
+    def _chosen(self, request: RequestState, pictures: Sequence[Picture]) -> Chosen:
+        """The request's policy, under the ceiling of its profile while the KV cache is nearly full.
+
+        The ceiling gives way to what the pictures keep at least, so that it refuses no request.
+        """
         assert self.encoder is not None
         chosen = self.profiles.book.choose(request.options, request.key)
-        limited = self._pressure.limited(chosen.name, chosen.policy, self.encoder.grid, pictures)
-        return chosen._replace(policy=limited)
+        limited = self._pressure.limited(chosen.name, chosen.policy, self.encoder.grid, len(pictures))
+        if limited == chosen.policy:
+            return chosen
+        fewest = self.encoder.fewest(pictures, chosen.policy)
+        each = max((n for n, one in zip(fewest, pictures, strict=True) if one.detail != "high"), default=1)
+        least = {"max_tokens_per_image": each, "max_visual_tokens": sum(fewest)}
+        higher = {
+            name: max(n, least[name])
+            for name in least
+            if (n := getattr(limited, name)) != getattr(chosen.policy, name) and n is not None
+        }
+        return chosen._replace(policy=limited.model_copy(update=higher))
 
     def _pictures(self, mm_data: MultiModalDataDict) -> list[Picture] | None:
         """The request's pictures, or None where it holds something that upstream must handle or refuse."""
@@ -246,6 +266,19 @@ class DfmrRenderer(HfRenderer):
             if picture.image is None:
                 raise PictureError(index, "missing", "has a uuid only; resend the picture itself")
         return pictures
+
+    def _budget(self, prompt: list[int], policy: Policy, request: RequestState) -> Budget:
+        """What the request's pictures may keep together.
+
+        An answer as long as ``max_tokens`` comes first. Where no pooling makes room for it, vLLM shortens the answer
+        anyway, so then the usual room is enough, and at last any.
+        """
+        if not policy.fit_context:
+            return Budget(policy.max_visual_tokens)
+        limit = self.model_config.max_model_len
+        room = limit - sum(token != self._image_token for token in prompt)
+        answers = (request.max_tokens, min(ANSWER_TOKENS, limit // 8), 1)
+        return Budget(policy.max_visual_tokens, tuple(room - answer for answer in answers if answer))
 
     def _accept(
         self, prompt: list[int], encoded: list[EncodedPicture], request: RequestState, profile: str, *, count: bool
@@ -273,14 +306,15 @@ class DfmrRenderer(HfRenderer):
         assert isinstance(engine, AsyncLLM)
         if self._savings.kv_bytes_per_token is None:
             self._savings.kv_bytes_per_token = sum(await engine.collective_rpc("dfmr_kv_bytes_per_token"))
-        return _results(await engine.collective_rpc("dfmr_encode", args=self._arguments(jobs)))
+        replies = await engine.collective_rpc("dfmr_encode", args=self._arguments(jobs))
+        return _results(replies, self._info.get_grid())
 
     def _encode_on_worker_sync(self, jobs: Sequence[EncodeJob]) -> list[EncodeResult | Exception]:
         engine = self.engine
         assert isinstance(engine, LLMEngine)
         if self._savings.kv_bytes_per_token is None:
             self._savings.kv_bytes_per_token = sum(engine.collective_rpc("dfmr_kv_bytes_per_token"))
-        return _results(engine.collective_rpc("dfmr_encode", args=self._arguments(jobs)))
+        return _results(engine.collective_rpc("dfmr_encode", args=self._arguments(jobs)), self._info.get_grid())
 
     def _arguments(self, jobs: Sequence[EncodeJob]) -> tuple[Any, ...]:
         assert self.encoder is not None
@@ -291,10 +325,9 @@ class DfmrRenderer(HfRenderer):
             list(pixels.shape),
             [[preprocessor.scale], list(preprocessor.mean), list(preprocessor.std)],
             list(self.encoder.candidates),
-            [list(job.thresholds) for job in jobs],
             self.encoder.policy.aggregate,
             self.encoder.policy.metric,
-            [job.method for job in jobs],
+            [{"choice": list(job.choice), "method": job.method, "levels": job.levels} for job in jobs],
         )
 
 
@@ -321,10 +354,10 @@ def _owner(renderer: DfmrRenderer) -> AsyncLLM | LLMEngine:
     return owner
 
 
-def pictures_of(messages: Sequence[Any]) -> tuple[list[str], list[Detail]]:
-    """URLs and details of the pictures in chat messages, in the order in which vLLM numbers them."""
+def pictures_of(messages: Sequence[Any]) -> tuple[list[str], list[Picture]]:
+    """URLs of the pictures in chat messages and what is said about them, in the order in which vLLM numbers them."""
     urls: list[str] = []
-    details: list[Detail] = []
+    details: list[Picture] = []
     for message in messages:
         content = message.get("content") if isinstance(message, Mapping) else None
         for part in content if isinstance(content, Sequence) and not isinstance(content, str) else ():
@@ -335,7 +368,9 @@ def pictures_of(messages: Sequence[Any]) -> tuple[list[str], list[Detail]]:
                 continue
             nested = image if isinstance(image, Mapping) else {"url": image}
             urls.append(str(nested.get("url") or ""))
-            details.append(_detail(len(urls) - 1, nested.get("detail") or part.get("detail") or "auto"))
+            index = len(urls) - 1
+            detail = _detail(index, nested.get("detail") or part.get("detail") or "auto")
+            details.append(Picture(None, detail, _boxes(index, nested.get("protect") or part.get("protect") or ())))
     return urls, details
 
 
@@ -346,10 +381,27 @@ def _detail(index: int, value: Any) -> Detail:
     return detail
 
 
-def _with_details(prompt: DictPrompt, details: Sequence[Detail]) -> DictPrompt:
+def _boxes(index: int, value: Any) -> tuple[Box, ...]:
+    try:
+        return read_boxes(value)
+    except ValueError as error:
+        raise PictureError(index, "policy", str(error)) from error
+
+
+def _protected(pictures: list[Picture], options: DfmrOptions | None) -> list[Picture]:
+    """The pictures with the boxes that the request's ``dfmr`` object names for them."""
+    boxes = (options and options.protect) or ()
+    if len(boxes) > len(pictures):
+        raise PictureError(
+            None, "policy", f"dfmr.protect: has boxes for {len(boxes)} pictures, the request has {len(pictures)}"
+        )
+    return [p._replace(protect=p.protect + more) for p, more in zip(pictures, chain(boxes, repeat(())), strict=False)]
+
+
+def _with_details(prompt: DictPrompt, details: Sequence[Picture]) -> DictPrompt:
     data: Any = prompt.get("multi_modal_data")
     if data and len(data.get("image") or ()) == len(details) and not isinstance(data["image"], (dict, torch.Tensor)):
-        data["image"] = [Picture(image, detail) for image, detail in zip(data["image"], details, strict=True)]
+        data["image"] = [one._replace(image=image) for image, one in zip(data["image"], details, strict=True)]
     return prompt
 
 
@@ -357,13 +409,13 @@ def _image(item: Any) -> Any:
     return item.image if isinstance(item, Picture) else item
 
 
-def _results(replies: Sequence[list[dict[str, Any]] | None]) -> list[EncodeResult | Exception]:
+def _results(replies: Sequence[list[dict[str, Any]] | None], grid: tuple[int, int]) -> list[EncodeResult | Exception]:
     """The answer of the one rank that gives one."""
     (reply,) = [r for r in replies if r is not None]
-    return [_result(one) for one in reply]
+    return [_result(one, grid) for one in reply]
 
 
-def _result(reply: dict[str, Any]) -> EncodeResult | Exception:
+def _result(reply: dict[str, Any], grid: tuple[int, int]) -> EncodeResult | Exception:
     if error := reply.get("error"):
         if error == "nonfinite":
             return PictureError(
@@ -374,7 +426,10 @@ def _result(reply: dict[str, Any]) -> EncodeResult | Exception:
                 None, "policy", "dfmr.method drop-cls: the vision encoder of this model has no CLS token"
             )
         return EncodeFailedError(error)
-    dtype = getattr(torch, reply["dtype"])
-    rows, columns = reply["grid"]
-    tensor = torch.frombuffer(bytearray(reply["features"]), dtype=dtype).view(rows * columns, -1)
-    return EncodeResult(tuple(reply["scores"]), Features(tensor, (rows, columns), reply["factor"]))
+    tensor = torch.frombuffer(bytearray(reply["features"]), dtype=getattr(torch, reply["dtype"]))
+    layouts = [Layout(block, tuple(factors)) for block, factors in reply["layouts"]]
+    counts = [tokens_of(grid, layout) for layout in layouts]
+    parts = tensor.view(sum(counts), -1).split(counts)
+    pieces = tuple(features_of(part, grid, layout) for part, layout in zip(parts, layouts, strict=True))
+    windows = torch.frombuffer(bytearray(reply["windows"]), dtype=torch.float32)
+    return EncodeResult(tuple(reply["scores"]), windows, pieces)

@@ -6,13 +6,16 @@ kept here, so there is nothing to leak when a request goes away.
 
 import traceback
 import zlib
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from vllm.distributed import get_pp_group, get_tensor_model_parallel_rank
 
-from dfmr_kernels import reduce
-from dfmr_kernels.controls import Method, drop
+from dfmr_kernels import Choice, measure, select
+from dfmr_kernels.controls import drop
+from dfmr_kernels.regions import tokens_of
 
 
 class DfmrWorkerExtension:
@@ -28,10 +31,9 @@ class DfmrWorkerExtension:
         shape: list[int],
         normalise: list[list[float]],
         candidates: list[int],
-        thresholds: list[list[float]],
         aggregate: str,
         metric: str,
-        methods: list[Method],
+        jobs: list[dict[str, Any]],
     ) -> list[dict[str, Any]] | None:
         """Encode and pool a batch of pictures.
 
@@ -39,90 +41,69 @@ class DfmrWorkerExtension:
             pixels: uint8, row-major, of ``shape`` (pictures, 3, height, width).
             normalise: ``[[scale], mean, std]``; the tower is fed ``(pixel * scale - mean) / std``.
             candidates: pooling factors to measure.
-            thresholds: per picture, one number per candidate.
             aggregate: how window values become a score, by name.
             metric: what is measured inside each window, by name.
-            methods: per picture, how its tokens become fewer.
+            jobs: per picture ``{choice, method, levels}``: the fields of a `Choice`, how its tokens become fewer, and
+                whether to send its whole map at every factor that may still be chosen.
 
         Returns:
-            per picture ``{features, dtype, grid, factor, scores}`` or ``{error}``; None on ranks that do not answer.
+            per picture ``{features, dtype, layouts, scores, windows}``, with the tokens of all layouts one after
+            another and float32 windows, or ``{error}``; None on ranks that do not answer.
         """
         if not get_pp_group().is_first_rank:
             return None
         raw = torch.frombuffer(bytearray(pixels), dtype=torch.uint8).view(shape)
+        encode = partial(self._encode, normalise, candidates, aggregate, metric)
         try:
-            results = self._encode(raw, normalise, candidates, thresholds, aggregate, metric, methods)
+            results = encode(raw, jobs)
         except Exception as error:
-            results = self._encode_singly(raw, normalise, candidates, thresholds, aggregate, metric, methods, error)
+            results = _singly(encode, raw, jobs, error)
         return results if get_tensor_model_parallel_rank() == 0 else None
-
-    def _encode_singly(
-        self,
-        raw: torch.Tensor,
-        normalise: list[list[float]],
-        candidates: list[int],
-        thresholds: list[list[float]],
-        aggregate: str,
-        metric: str,
-        methods: list[Method],
-        error: Exception,
-    ) -> list[dict[str, Any]]:
-        """After a batch failed: find out which picture is to blame, so that its batch mates are still served."""
-        if len(raw) == 1:
-            traceback.print_exception(error)
-            return [{"error": f"{type(error).__name__}: {error}"}]
-        results: list[dict[str, Any]] = []
-        for picture, row, method in zip(raw.split(1), thresholds, methods, strict=True):
-            try:
-                results += self._encode(picture, normalise, candidates, [row], aggregate, metric, [method])
-            except Exception as one:
-                results += self._encode_singly(picture, normalise, candidates, [row], aggregate, metric, [method], one)
-        return results
 
     @torch.inference_mode()
     def _encode(
         self,
-        raw: torch.Tensor,
         normalise: list[list[float]],
         candidates: list[int],
-        thresholds: list[list[float]],
         aggregate: str,
         metric: str,
-        methods: list[Method],
+        raw: torch.Tensor,
+        jobs: list[dict[str, Any]],
     ) -> list[dict[str, Any]]:
         (scale,), mean, std = normalise
         per_channel = torch.tensor([mean, std], device=self.device).view(2, 1, 3, 1, 1)
         seen = raw.to(self.device)
         inputs = (seen.float() * scale - per_channel[0]) / per_channel[1]
         model = self.get_model()
-        controls = any(method != "dfmr" for method in methods)
+        controls = any(job["method"] != "dfmr" for job in jobs)
         maps, cls = model.encode_with_cls(inputs) if controls else (model.encode_pictures(inputs), None)
-        reduction = reduce(maps, candidates, thresholds, aggregate, metric, seen)
-        packed = reduction.features.cpu()
-        dtype = str(packed.dtype).removeprefix("torch.")
+        choices = [Choice(tuple(thresholds), *rest) for thresholds, *rest in (job["choice"] for job in jobs)]
+        levels = [job["levels"] for job in jobs]
+        selection = select(measure(maps, candidates, metric, seen), candidates, choices, levels, aggregate)
+        packed = selection.features.cpu()
         results: list[dict[str, Any]] = []
         start = 0
-        chosen = zip(reduction.grids, reduction.factors, reduction.scores.tolist(), reduction.finite, strict=True)
-        for index, (grid, factor, scores, finite) in enumerate(chosen):
-            if not finite:
+        for index, picture in enumerate(selection.pictures):
+            if picture is None:
                 results.append({"error": "nonfinite"})
                 continue
-            features = packed[start : start + grid[0] * grid[1]]
+            counts = [tokens_of((maps.shape[1], maps.shape[2]), layout) for layout in picture.layouts]
+            features = packed[start : start + sum(counts)]
             start += len(features)
-            if (method := methods[index]) != "dfmr":
+            if (method := jobs[index]["method"]) != "dfmr":
                 if method == "drop-cls" and cls is None:
                     results.append({"error": "no CLS"})
                     continue
                 seed = zlib.crc32(raw[index].numpy().tobytes())
                 token = None if cls is None else cls[index]
-                features = drop(maps[index], len(features), method, token, seed).cpu()
+                features = torch.cat([drop(maps[index], count, method, token, seed) for count in counts]).cpu()
             results.append(
                 {
                     "features": features.contiguous().view(torch.uint8).numpy().tobytes(),
-                    "dtype": dtype,
-                    "grid": list(grid),
-                    "factor": factor,
-                    "scores": scores,
+                    "dtype": str(packed.dtype).removeprefix("torch."),
+                    "layouts": [[layout.block, list(layout.factors)] for layout in picture.layouts],
+                    "scores": list(picture.scores),
+                    "windows": picture.windows.numpy().tobytes(),
                 }
             )
         return results
@@ -135,3 +116,22 @@ class DfmrWorkerExtension:
             per_layer = getattr(spec, "kv_cache_specs", None) or dict.fromkeys(group.layer_names, spec)
             total += sum(layer.page_size_bytes / layer.block_size for layer in per_layer.values())
         return total
+
+
+def _singly(
+    encode: Callable[[torch.Tensor, list[dict[str, Any]]], list[dict[str, Any]]],
+    raw: torch.Tensor,
+    jobs: list[dict[str, Any]],
+    error: Exception,
+) -> list[dict[str, Any]]:
+    """After a batch failed: find out which picture is to blame, so that its batch mates are still served."""
+    if len(raw) == 1:
+        traceback.print_exception(error)
+        return [{"error": f"{type(error).__name__}: {error}"}]
+    results: list[dict[str, Any]] = []
+    for picture, job in zip(raw.split(1), jobs, strict=True):
+        try:
+            results += encode(picture, [job])
+        except Exception as one:
+            results += _singly(encode, picture, [job], one)
+    return results

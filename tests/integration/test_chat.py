@@ -174,6 +174,10 @@ def test_the_openapi_page_documents_our_options(server: Server) -> None:
         "tau",
         "factors",
         "max_tokens_per_image",
+        "max_visual_tokens",
+        "fit_context",
+        "mode",
+        "protect",
         "method",
     }
 

@@ -91,6 +91,9 @@ class TestOptions:
             (["--dfmr-metric", "cosine"], {"metric": "cosine"}),
             (["--dfmr-aggregate", "mean"], {"aggregate": "mean"}),
             (["--dfmr-max-tokens-per-image", "144"], {"max_tokens_per_image": 144}),
+            (["--dfmr-max-visual-tokens", "1200"], {"max_visual_tokens": 1200}),
+            (["--dfmr-fit-context", "false"], {"fit_context": False}),
+            (["--dfmr-mode", "regions"], {"mode": "regions"}),
             (["--dfmr-max-batch", "4", "--dfmr-cache-bytes", "0"], {"max_batch": 4, "cache_bytes": 0}),
         ],
     )
@@ -127,6 +130,8 @@ class TestOptions:
             (["--dfmr-factors", "one"], "factors"),
             (["--dfmr-max-batch", "0"], "max_batch"),
             (["--dfmr-max-batch", "many"], "max_batch"),
+            (["--dfmr-mode", "region"], "mode"),
+            (["--dfmr-max-visual-tokens", "0"], "max_visual_tokens"),
             (["--dfmr-metric", "best"], "metric"),
             (["--dfmr-aggregate", "best"], "aggregate"),
             (["--dfmr-profiles", "missing.yaml"], "missing.yaml: No such file"),

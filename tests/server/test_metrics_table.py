@@ -14,7 +14,7 @@ from prometheus_client import REGISTRY, Counter, Gauge, Histogram
 import server
 from server import metrics
 from server.encoding.cache import Features
-from server.encoding.encoder import EncodedPicture
+from server.encoding.jobs import EncodedPicture
 from server.errors import REASONS, EncodeFailedError, EncoderOverloadedError, PictureError, RefusedError
 from server.policy import Policy
 from server.profiles.format import DEFAULT_PROFILE
@@ -99,6 +99,7 @@ def sample(metric: str, model_name: str, **labels: str) -> float | None:
 
 def test_a_report_tells_what_each_picture_kept() -> None:
     report = Savings("m", GRID, CANDIDATES).report([encoded(1, score=0.9), encoded(4, score=0.1, cached=True)])
+    unchanged = {"regions": None, "squeezed_from": None}
     assert report.model_dump() == {
         "original_visual_tokens": 1152,
         "kept_visual_tokens": 576 + 36,
@@ -106,9 +107,10 @@ def test_a_report_tells_what_each_picture_kept() -> None:
         "metric": "std",
         "aggregate": "mean",
         "profile": "default",
+        "squeezed": None,
         "images": [
-            {"grid": (24, 24), "factor": 1, "score": 0.9, "kept_tokens": 576, "cached": False},
-            {"grid": (6, 6), "factor": 4, "score": 0.1, "kept_tokens": 36, "cached": True},
+            {"grid": (24, 24), "factor": 1, "score": 0.9, "kept_tokens": 576, "cached": False, **unchanged},
+            {"grid": (6, 6), "factor": 4, "score": 0.1, "kept_tokens": 36, "cached": True, **unchanged},
         ],
     }
 
@@ -141,7 +143,7 @@ def test_original_less_kept_is_saved(factors: list[int]) -> None:
     assert report.original_visual_tokens - report.kept_visual_tokens == report.saved_visual_tokens
     assert report.original_visual_tokens == 576 * len(factors)
     assert report.kept_visual_tokens == sum(image.kept_tokens for image in report.images)
-    assert all(image.grid[0] * image.grid[1] == image.kept_tokens for image in report.images)
+    assert all(image.grid and image.grid[0] * image.grid[1] == image.kept_tokens for image in report.images)
 
 
 def test_requests_are_counted_as_they_were_reported() -> None:

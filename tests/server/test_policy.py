@@ -20,6 +20,7 @@ from server.policy import (
     Policy,
     ServerSettings,
     load_settings,
+    read_boxes,
 )
 
 INF = math.inf
@@ -258,3 +259,63 @@ class TestSettings:
     def test_a_profile_may_say_more_than_this_version_knows(self, tmp_path: Path) -> None:
         (tmp_path / PROFILE_FILE).write_text(json.dumps({"policy": {"tau": 0.4}, "made_by": {"steps": 90}}))
         assert load_settings({}, str(tmp_path))[0].policy.tau == 0.4
+
+
+class TestChoice:
+    CANDIDATES = (1, 2, 3, 4)
+
+    def test_of_a_plain_picture_is_its_thresholds(self) -> None:
+        assert POLICY.choice(self.CANDIDATES, GRID, "auto") == (
+            POLICY.thresholds(self.CANDIDATES, GRID, "auto"),
+            0,
+            None,
+            None,
+        )
+
+    def test_in_regions_offers_what_divides_a_block(self) -> None:
+        choice = POLICY.merge(DfmrOptions(mode="regions")).choice(self.CANDIDATES, GRID, "auto")
+        assert choice == ((INF, 0.5, -INF, 0.7), 4, None, None)
+
+    @pytest.mark.parametrize("detail", ["low", "high"])
+    def test_of_a_detail_that_leaves_one_factor_knows_no_regions(self, detail: Detail) -> None:
+        regions = POLICY.merge(DfmrOptions(mode="regions"))
+        assert regions.choice(self.CANDIDATES, GRID, detail) == POLICY.choice(self.CANDIDATES, GRID, detail)
+
+    def test_of_a_map_without_blocks_is_that_of_the_picture(self) -> None:
+        regions = POLICY.merge(DfmrOptions(mode="regions"))
+        assert regions.choice(self.CANDIDATES, (3, 3), "auto") == POLICY.choice(self.CANDIDATES, (3, 3), "auto")
+
+    def test_protects_cells_and_limits_what_is_left(self) -> None:
+        cells = bytes([1] + [0] * 575)
+        policy = POLICY.merge(DfmrOptions(max_tokens_per_image=60))
+        assert policy.choice(self.CANDIDATES, GRID, "auto", cells) == ((INF, 0.5, 0.6, 0.7), 0, cells, 60)
+        with pytest.raises(ValueError, match=r"max_tokens_per_image: 50 are not enough .* the fewest possible is 51"):
+            POLICY.merge(DfmrOptions(max_tokens_per_image=50)).choice(self.CANDIDATES, GRID, "auto", cells)
+
+    def test_needs_no_protection_where_nothing_is_pooled(self) -> None:
+        assert POLICY.choice(self.CANDIDATES, GRID, "high", bytes(576)).protected is None
+
+    def test_of_a_control_knows_neither(self) -> None:
+        control = Policy(allow_controls=True)
+        with pytest.raises(ValueError, match="knows no regions or boxes"):
+            control.merge(DfmrOptions(method="drop-random", mode="regions"))
+        with pytest.raises(ValueError, match="knows no regions or boxes"):
+            control.merge(DfmrOptions(method="drop-cls", protect=(((0, 0, 1, 1),),)))
+        with pytest.raises(ValidationError, match="knows no regions or boxes"):
+            Policy(method="drop-cls", mode="regions")
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ("everything", "list of boxes"),
+        ([[0, 0, 1]], "list of boxes"),
+        ([[0, 0, 1, 1.5]], "less than or equal to 1"),
+        ([[0.5, 0, 0.5, 1]], "left < right"),
+        ([[0, 0, 1, float("nan")]], "list of boxes"),
+        ([[0, 0, 1, 1]] * 65, "at most 64"),
+    ],
+)
+def test_boxes_that_make_no_sense_are_refused(value: Any, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        read_boxes(value)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from vllm.multimodal.inputs import PlaceholderRange
 
 from server.encoding.cache import Features
-from server.encoding.encoder import EncodedPicture
+from server.encoding.jobs import EncodedPicture
 from server.vllm_plugin.processing import FEATURES_KEY, prompt_with_features
 
 IMAGE = 32000

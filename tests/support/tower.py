@@ -11,9 +11,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from dfmr_kernels import reduce
-from server.encoding.cache import Features
-from server.encoding.encoder import EncodedPicture, EncodeJob, EncodeResult, PictureEncoder
+from dfmr_kernels import pyramid, select
+from dfmr_kernels.regions import tokens_of
+from server.encoding.decisions import features_of
+from server.encoding.encoder import PictureEncoder
+from server.encoding.jobs import EncodedPicture, EncodeJob, EncodeResult
 from server.encoding.preprocess import Preprocessor
 from server.errors import PictureError
 from server.policy import Policy, ServerSettings
@@ -55,15 +57,18 @@ class Tower:
         pixels = torch.from_numpy(np.stack([job.pixels for job in jobs])).float() / 255
         maps = torch.nn.functional.conv2d(pixels, self.weights, stride=PATCH).permute(0, 2, 3, 1)
         poisoned = [tuple(job.pixels[:, 0, 0]) == POISON for job in jobs]
-        reduction = reduce(maps, FACTORS, [job.thresholds for job in jobs])
+        choices, levels = [job.choice for job in jobs], [job.levels for job in jobs]
+        selection = select(pyramid(maps, FACTORS), FACTORS, choices, levels)
         results: list[EncodeResult | Exception] = []
         start = 0
-        for grid, factor, scores, bad in zip(
-            reduction.grids, reduction.factors, reduction.scores.tolist(), poisoned, strict=True
-        ):
-            tensor = reduction.features[start : start + grid[0] * grid[1]].clone()
-            start += len(tensor)
-            result = EncodeResult(tuple(scores), Features(tensor, grid, factor))
+        for picture, bad in zip(selection.pictures, poisoned, strict=True):
+            assert picture is not None
+            pieces = []
+            for layout in picture.layouts:
+                tensor = selection.features[start : start + tokens_of(GRID, layout)].clone()
+                start += len(tensor)
+                pieces.append(features_of(tensor, GRID, layout))
+            result = EncodeResult(picture.scores, picture.windows, tuple(pieces))
             results.append(PictureError(None, "nonfinite", "made values that are not finite") if bad else result)
         return results
 

@@ -267,3 +267,30 @@ def test_a_processor_is_reproduced_or_refused_but_never_replaced_by_another(proc
     except ValueError:
         return
     np.testing.assert_array_equal(ours(noise(500, 100)), by_hugging_face(processor, noise(500, 100)))
+
+
+@pytest.mark.parametrize("size", [(50, 40), (40, 50), (300, 40), (41, 97)])
+@pytest.mark.parametrize("way", ["crop", "stretch", "pad"])
+def test_a_box_lies_in_the_input_where_what_it_holds_does(size: tuple[int, int], way: str) -> None:
+    """A white box on black, wherever the picture goes, is where `place` says, to a pixel of rounding."""
+    side = 96
+    preprocessor = Preprocessor(
+        side, side, side if way != "stretch" else None, Image.Resampling.NEAREST,
+        (0, 0, 0) if way == "pad" else None, 1 / 255, (0.0,) * 3, (1.0,) * 3,
+    )  # fmt: skip
+    width, height = size
+    left, top, right, bottom = width // 4, height // 3, width // 4 + width // 2, height // 3 + height // 4
+    picture = Image.new("RGB", size)
+    picture.paste((255, 255, 255), (left, top, right, bottom))
+    box = (left / width, top / height, right / width, bottom / height)
+    white = preprocessor(picture)[0] > 127
+    expected = np.zeros((side, side), bool)
+    x0, y0, x1, y1 = (min(max(round(share * side), 0), side) for share in preprocessor.place(box, size))
+    expected[y0:y1, x0:x1] = True
+    inner = np.zeros_like(expected)
+    inner[y0 + 1 : max(y1 - 1, 0), x0 + 1 : max(x1 - 1, 0)] = True
+    outer = np.zeros_like(expected)
+    outer[max(y0 - 1, 0) : y1 + 1, max(x0 - 1, 0) : x1 + 1] = True
+    assert white.any() == expected.any()
+    assert white[inner].all()
+    assert not white[~outer].any()
