@@ -2,22 +2,31 @@
 
 import base64
 import io
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from dfmr_kernels.regions import Layout
+
 _SIDE = 672
 _LINE = (255, 196, 0)
+_BOX = (0, 214, 143)
+
+Rectangle = tuple[float, float, float, float]
 
 
-def overlay_data_url(pixels: NDArray[np.uint8], grid: tuple[int, int], factor: int) -> str:
-    """One cell per kept visual token.
+def overlay_data_url(
+    pixels: NDArray[np.uint8], grid: tuple[int, int], kept: int | Layout, protect: Sequence[Sequence[float]] = ()
+) -> str:
+    """One cell per kept visual token, and the boxes that are protected.
 
     Args:
         pixels: ``(3, height, width)``, the encoder's input.
         grid: rows and columns of the encoder's map.
-        factor: pooling factor; cells at the right and bottom edge may be partial.
+        kept: pooling factor, or the factor of each block; cells at the right and bottom edge may be partial.
+        protect: left, top, right and bottom of each box as shares of the input's width and height.
 
     Returns:
         a PNG, 672 pixels wide, as a data URL.
@@ -29,13 +38,40 @@ def overlay_data_url(pixels: NDArray[np.uint8], grid: tuple[int, int], factor: i
     )
     draw = ImageDraw.Draw(picture)
     rows, columns = grid
-    for row in range(0, rows + 1, factor):
-        y = min(row * picture.height / rows, picture.height - 1)
-        draw.line([(0, y), (picture.width, y)], fill=_LINE)
-    for column in range(0, columns + 1, factor):
-        x = min(column * picture.width / columns, picture.width - 1)
-        draw.line([(x, 0), (x, picture.height)], fill=_LINE)
-    draw.rectangle([0, 0, picture.width - 1, picture.height - 1], outline=_LINE)
+    across, down = picture.width / columns, picture.height / rows
+    for cell in _cells(grid, kept):
+        corners = cell[0] * across, cell[1] * down, cell[2] * across, cell[3] * down
+        draw.rectangle(_inside(corners, picture.size), outline=_LINE)
+    for left, top, right, bottom in protect:
+        if right <= 0 or bottom <= 0 or left >= 1 or top >= 1:  # cropped away
+            continue
+        corners = left * picture.width, top * picture.height, right * picture.width, bottom * picture.height
+        draw.rectangle(_inside(corners, picture.size), outline=_BOX, width=3)
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _cells(grid: tuple[int, int], kept: int | Layout) -> Iterator[tuple[int, int, int, int]]:
+    """Left, top, right and bottom of every kept token, in cells of the map."""
+    rows, columns = grid
+    block, factors = (max(grid), (kept,)) if isinstance(kept, int) else kept
+    remaining = iter(factors)
+    for top in range(0, rows, block):
+        for left in range(0, columns, block):
+            s = next(remaining)
+            bottom, right = min(top + block, rows), min(left + block, columns)
+            for y in range(top, bottom, s):
+                for x in range(left, right, s):
+                    yield x, y, min(x + s, right), min(y + s, bottom)
+
+
+def _inside(corners: Rectangle, size: tuple[int, int]) -> Rectangle:
+    width, height = size
+    left, top, right, bottom = corners
+    return (
+        min(max(left, 0), width - 1),
+        min(max(top, 0), height - 1),
+        min(max(right, 0), width - 1),
+        min(max(bottom, 0), height - 1),
+    )

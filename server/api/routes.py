@@ -1,6 +1,5 @@
 """Routes: vLLM's chat and responses handlers with the compression report added, and the picture explainer."""
 
-import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from http import HTTPStatus
 from typing import Annotated, Any
@@ -21,9 +20,8 @@ from vllm.exceptions import GracefulHTTPError
 from vllm.multimodal.media import MEDIA_CONNECTOR_REGISTRY
 
 from server.api.baseline import Baseline
-from server.api.overlay import overlay_data_url
+from server.api.explain import explanation
 from server.api.schemas import (
-    CandidateReport,
     DfmrChatCompletionRequest,
     DfmrResponsesRequest,
     ExplainRequest,
@@ -32,8 +30,7 @@ from server.api.schemas import (
 )
 from server.api.stream import with_last_chunk
 from server.encoding.decisions import Budget
-from server.encoding.encoder import Picture, PictureEncoder, as_pil
-from server.encoding.jobs import EncodedPicture
+from server.encoding.encoder import Picture, PictureEncoder
 from server.errors import RETRY_AFTER_SECONDS, PictureError
 from server.profiles.book import key_digest
 from server.request import RequestState, current_request
@@ -100,27 +97,11 @@ async def explain(request: ExplainRequest, raw_request: Request) -> ExplainRespo
         image = await connector.fetch_image_async(request.image_url.url)
     except PictureError as error:
         raise PictureError(0, error.reason, error.message) from error
-    picture = Picture(image, request.image_url.detail)
+    boxes = request.image_url.protect + sum((request.dfmr and request.dfmr.protect) or (), ())
+    picture = Picture(image, request.image_url.detail, boxes)
     profile, policy = renderer.profiles.book.choose(request.dfmr, key_digest(raw_request.headers.get("authorization")))
-    (choice,) = encoder.choices([picture], policy)
     (encoded,) = await encoder.encode([picture], policy, Budget(policy.max_visual_tokens))
-    rows, columns = encoder.grid
-    overlay = None
-    if request.overlay:
-        shown = await run_in_threadpool(encoder.preprocessor, as_pil(image))
-        overlay = await run_in_threadpool(overlay_data_url, shown, encoder.grid, encoded.features.factor or 1)
-    return ExplainResponse(
-        factor=encoded.features.factor,
-        grid=encoded.features.grid,
-        original_visual_tokens=rows * columns,
-        kept_visual_tokens=len(encoded.features.tensor),
-        detail=picture.detail,
-        cached=encoded.cached,
-        profile=profile,
-        policy=policy,
-        candidates=_candidates(encoder, choice.thresholds, encoded),
-        overlay=overlay,
-    )
+    return await run_in_threadpool(explanation, encoder, picture, policy, profile, encoded, overlay=request.overlay)
 
 
 @router.get("/ready", response_class=Response)
@@ -132,21 +113,6 @@ async def ready(raw_request: Request) -> Response:
     if raw_request.app.state.dfmr_drain.draining:
         return Response(status_code=HTTPStatus.SERVICE_UNAVAILABLE)
     return await health(raw_request)
-
-
-def _candidates(encoder: PictureEncoder, row: tuple[float, ...], encoded: EncodedPicture) -> list[CandidateReport]:
-    rows, columns = encoder.grid
-    return [
-        CandidateReport(
-            factor=s,
-            visual_tokens=math.ceil(rows / s) * math.ceil(columns / s),
-            score=score,
-            rule="threshold" if math.isfinite(limit) else "always" if limit > 0 else "never",
-            threshold=limit if math.isfinite(limit) else None,
-            passes=score < limit,
-        )
-        for s, limit, score in zip(encoder.candidates, row, encoded.scores, strict=True)
-    ]
 
 
 async def _with_report(

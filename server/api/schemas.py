@@ -6,7 +6,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
 
-from server.policy import Detail, DfmrOptions, Policy
+from server.policy import Boxes, Detail, DfmrOptions, Policy
+from server.savings import RegionsReport, SqueezedReport
 
 _DFMR = Field(None, description="How this request's pictures are compressed; what it leaves out is the server's policy")
 
@@ -30,12 +31,23 @@ class ImageUrl(BaseModel):
 
     url: str = Field(description="a data URL, or an http(s) or file URL that this server is allowed to read")
     detail: Detail = "auto"
+    protect: Boxes = Field((), description="boxes [left, top, right, bottom] as shares of its sides, never pooled")
 
 
 class ExplainRequest(BaseModel):
     """One picture to be measured and decided on, without an answer from the language model."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {
+                    "image_url": {"url": "https://example.com/gauge.jpg", "protect": [[0.6, 0.1, 0.9, 0.4]]},
+                    "dfmr": {"mode": "regions", "factors": [1, 2, 4]},
+                }
+            ]
+        },
+    )
 
     image_url: ImageUrl
     dfmr: DfmrOptions | None = _DFMR
@@ -53,6 +65,23 @@ class CandidateReport(BaseModel):
     passes: bool
 
 
+class RegionsExplanation(RegionsReport):
+    """Which pooling factor each block has, and why."""
+
+    scores: dict[int, list[list[float]]] = Field(
+        description="by pooling factor, the score of every block, in rows of blocks as in factors"
+    )
+    protected: list[list[bool]] = Field(description="whether a protected box touches the block")
+
+
+class AlternativeReport(BaseModel):
+    """What another threshold, the same for all factors, would give."""
+
+    tau: float = Field(description="the smallest, to four digits, at which so few visual tokens are kept")
+    visual_tokens: int
+    factor: int | None = Field(description="of the whole picture; null where blocks have factors of their own")
+
+
 class ExplainResponse(BaseModel):
     """Why a picture keeps as many visual tokens as it does."""
 
@@ -65,20 +94,35 @@ class ExplainResponse(BaseModel):
     cached: bool
     profile: str = Field(description="name of the profile in force; default where there is none")
     policy: Policy
-    candidates: list[CandidateReport]
+    candidates: list[CandidateReport] = Field(description="each factor for the picture as a whole")
+    regions: RegionsExplanation | None = Field(description="the blocks, where they have factors of their own")
+    squeezed_from: SqueezedReport | None = Field(
+        description="what it would have kept without max_visual_tokens; null where that changed nothing"
+    )
+    alternatives: list[AlternativeReport] = Field(
+        description="what would change the decision; empty where no threshold does"
+    )
     overlay: str | None = Field(description="PNG as a data URL: what the encoder saw, with one cell per kept token")
 
 
 def json_schema_examples() -> dict[str, Any]:
     """Examples for the OpenAPI page."""
     picture = {"type": "image_url", "image_url": {"url": "https://example.com/gauge.jpg", "detail": "auto"}}
+    protected = {"type": "image_url", "image_url": {**picture["image_url"], "protect": [[0.6, 0.1, 0.9, 0.4]]}}  # type: ignore[dict-item]
+    options: dict[str, tuple[list[Any], dict[str, Any]]] = {
+        "several pictures": ([picture, picture], {"max_tokens_per_image": 144}),
+        "a budget for all pictures": ([picture] * 3, {"max_visual_tokens": 600}),
+        "refuse what does not fit": ([picture] * 3, {"fit_context": False}),
+        "regions": ([picture], {"mode": "regions", "factors": [1, 2, 4]}),
+        "a protected box": ([protected], {}),
+        "protected boxes by picture": ([picture, picture], {"protect": [[[0.6, 0.1, 0.9, 0.4]], []]}),
+    }
     return {
-        "several pictures": {
+        name: {
             "value": {
-                "messages": [
-                    {"role": "user", "content": [picture, picture, {"type": "text", "text": "What differs?"}]}
-                ],
-                "dfmr": {"max_tokens_per_image": 144},
+                "messages": [{"role": "user", "content": [*pictures, {"type": "text", "text": "What differs?"}]}],
+                "dfmr": dfmr,
             }
         }
+        for name, (pictures, dfmr) in options.items()
     }

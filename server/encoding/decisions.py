@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from math import inf
 from typing import Literal, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from dfmr_kernels.choices import Choice, Options, extent, layout, options, split_windows, squeeze
 from dfmr_kernels.decide import grid_after
-from dfmr_kernels.regions import Layout, pool
+from dfmr_kernels.regions import Layout, block_scores, pool
 from dfmr_kernels.scores import aggregate_by_name
 from server.encoding.cache import Entry, Features
 from server.errors import PictureError
@@ -65,8 +67,8 @@ class Decider:
     """
 
     def __init__(self, grid: tuple[int, int], candidates: tuple[int, ...], aggregate: str) -> None:
-        self._grid = grid
-        self._candidates = candidates
+        self.grid = grid
+        self.candidates = candidates
         self._score = aggregate_by_name(aggregate)
 
     def limit(self, choices: Sequence[Choice], budget: Budget) -> Limit | None:
@@ -75,7 +77,7 @@ class Decider:
         Raises:
             PictureError: what was asked for is less than the fewest possible tokens.
         """
-        extents = [extent(choice, self._grid, self._candidates) for choice in choices]
+        extents = [extent(choice, self.grid, self.candidates) for choice in choices]
         fewest = sum(one.fewest for one in extents)
         limits = []
         if budget.asked is not None:
@@ -95,17 +97,30 @@ class Decider:
 
     def fewest(self, choice: Choice) -> int:
         """The fewest tokens that a picture can keep."""
-        return extent(choice, self._grid, self._candidates).fewest
+        return extent(choice, self.grid, self.candidates).fewest
 
     def options(self, entry: Entry, choice: Choice) -> Options:
         """What the thresholds choose for a picture, and what it may still be pooled to."""
         assert entry.windows is not None
-        windows = split_windows(entry.windows, self._grid, self._candidates)
-        return options(choice, self._grid, self._candidates, entry.scores, windows, self._score)
+        windows = split_windows(entry.windows, self.grid, self.candidates)
+        return options(choice, self.grid, self.candidates, entry.scores, windows, self._score)
+
+    def scores(self, entry: Entry, choice: Choice) -> list[float]:
+        """The scores that a threshold is compared with: of the picture, or of its blocks, at the factors allowed."""
+        allowed = [s for s, limit in zip(self.candidates, choice.thresholds, strict=True) if limit > -inf]
+        if not choice.block:
+            return [score for s, score in zip(self.candidates, entry.scores, strict=True) if s in allowed]
+        return [float(score) for score in self.block_scores(entry, choice.block, allowed).ravel()]
+
+    def block_scores(self, entry: Entry, block: int, factors: Sequence[int]) -> NDArray[np.float64]:
+        """The score of each block at each factor, ``(blocks, factors)``."""
+        assert entry.windows is not None
+        windows = split_windows(entry.windows, self.grid, self.candidates)
+        return block_scores({s: windows[s] for s in factors}, self.grid, block, self._score)
 
     def layout(self, entry: Entry, choice: Choice) -> Layout:
         """What the thresholds choose for a picture."""
-        return layout(choice, self._grid, self._candidates, self.options(entry, choice).chosen)
+        return layout(choice, self.grid, self.candidates, self.options(entry, choice).chosen)
 
     def settle(self, entries: Sequence[Entry], choices: Sequence[Choice], limit: Limit) -> list[Settled]:
         """What every picture keeps where all together may keep no more than the limit.
@@ -116,7 +131,7 @@ class Decider:
         found = [self.options(entry, choice) for entry, choice in zip(entries, choices, strict=True)]
         settled = []
         for choice, old, new in zip(choices, found, squeeze(found, limit.tokens), strict=True):
-            kept, wanted = (layout(choice, self._grid, self._candidates, one.chosen) for one in (new, old))
+            kept, wanted = (layout(choice, self.grid, self.candidates, one.chosen) for one in (new, old))
             settled.append(Settled(kept, None if kept == wanted else Before(old.kept, wanted.factor, limit)))
         return settled
 
@@ -128,12 +143,12 @@ class Decider:
         used = set(kept.factors)
         if not used <= entry.features.keys():
             return None
-        return features_of(pool({s: entry.features[s].tensor for s in used}, self._grid, kept), self._grid, kept)
+        return features_of(pool({s: entry.features[s].tensor for s in used}, self.grid, kept), self.grid, kept)
 
     def levels(self, kept: Layout) -> Choice:
         """How to encode a picture so that its whole map is there at every factor of a layout, and at no other."""
         used = set(kept.factors)
-        return Choice(tuple(inf if s == min(used) else 0.0 if s in used else -inf for s in self._candidates))
+        return Choice(tuple(inf if s == min(used) else 0.0 if s in used else -inf for s in self.candidates))
 
 
 def features_of(tensor: Tensor, grid: tuple[int, int], kept: Layout) -> Features:

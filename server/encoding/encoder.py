@@ -86,7 +86,7 @@ class PictureEncoder:
             run, max_batch=settings.max_batch, max_queue=settings.max_queue, model_name=model_name
         )
         self._in_flight: dict[Wish, _InFlight] = {}
-        self._decider = Decider(grid, self.candidates, settings.policy.aggregate)
+        self.decider = Decider(grid, self.candidates, settings.policy.aggregate)
         self._threads = ThreadPoolExecutor(
             settings.preprocess_threads or min(16, os.cpu_count() or 1), thread_name_prefix="dfmr-preprocess"
         )
@@ -103,7 +103,7 @@ class PictureEncoder:
         """
         choices = []
         for index, picture in enumerate(pictures):
-            protected = self._protected(index, picture)
+            protected = self.protected(index, picture)
             try:
                 choices.append(policy.choice(self.candidates, self.grid, picture.detail, protected))
             except ValueError as error:
@@ -116,9 +116,14 @@ class PictureEncoder:
         Raises:
             PictureError: as in `choices`.
         """
-        return [self._decider.fewest(choice) for choice in self.choices(pictures, policy)]
+        return [self.decider.fewest(choice) for choice in self.choices(pictures, policy)]
 
-    def _protected(self, index: int, picture: Picture) -> bytes | None:
+    def protected(self, index: int, picture: Picture) -> bytes | None:
+        """The cells that a picture's boxes touch, one byte each, row-major; None where no cell is.
+
+        Raises:
+            PictureError: it is no picture.
+        """
         if not picture.protect:
             return None
         try:
@@ -138,7 +143,7 @@ class PictureEncoder:
             PictureError: a picture is at fault, or the policy cannot be met.
         """
         choices = self.choices(pictures, policy)
-        limit = self._decider.limit(choices, budget)
+        limit = self.decider.limit(choices, budget)
         images = [picture.image for picture in pictures]
         if limit is None:
             one_by_one = (
@@ -151,7 +156,7 @@ class PictureEncoder:
             for index, (image, choice) in enumerate(zip(images, choices, strict=True))
         )
         settled = await asyncio.get_running_loop().run_in_executor(
-            self._threads, self._decider.settle, [one.entry for one in measured], choices, limit
+            self._threads, self.decider.settle, [one.entry for one in measured], choices, limit
         )
         return await _all(
             self._fetch(index, image, one, kept, policy.method)
@@ -169,7 +174,7 @@ class PictureEncoder:
         key = await self._key_of(None, picture.image, "dfmr")
         pixels = await asyncio.get_running_loop().run_in_executor(self._threads, self._pixels, None, picture.image)
         result = await self._batcher.submit(EncodeJob(pixels, choice.thresholds))
-        return _encoded(key, result.scores, result.features, cached=False)
+        return _encoded(key, result, result.features, cached=False)
 
     async def _encode_one(self, index: int, image: Any, choice: Choice, method: Method) -> EncodedPicture:
         key = await self._key_of(index, image, method)
@@ -177,7 +182,7 @@ class PictureEncoder:
             return hit
         result, shared = await self._submit(index, image, Wish(key, choice, method, levels=False))
         (self._hits if shared else self._misses).inc()
-        return _encoded(key, result.scores, result.features, cached=shared)
+        return _encoded(key, result, result.features, cached=shared)
 
     async def _measure(self, index: int, image: Any, choice: Choice, method: Method) -> Measured:
         key = await self._key_of(index, image, method)
@@ -189,8 +194,8 @@ class PictureEncoder:
     async def _fetch(
         self, index: int, image: Any, measured: Measured, settled: Settled, method: Method
     ) -> EncodedPicture:
-        if self._decider.find(measured.entry, settled.layout) is None:
-            wish = Wish(measured.key, self._decider.levels(settled.layout), method, levels=True)
+        if self.decider.find(measured.entry, settled.layout) is None:
+            wish = Wish(measured.key, self.decider.levels(settled.layout), method, levels=True)
             result, shared = await self._submit(index, image, wish)
             measured = Measured(measured.key, _entry(result), cached=shared)
         return self._settled(measured, settled)
@@ -246,7 +251,7 @@ class PictureEncoder:
     ) -> list[EncodedPicture]:
         """`encode` without an event loop: one caller, whole batches at a time."""
         choices = self.choices(pictures, policy)
-        limit = self._decider.limit(choices, budget)
+        limit = self.decider.limit(choices, budget)
         images, method = [picture.image for picture in pictures], policy.method
         keys = list(self._threads.map(lambda index: self._key(index, images[index], method), range(len(images))))
         wishes = [Wish(key, choice, method, limit is not None) for key, choice in zip(keys, choices, strict=True)]
@@ -256,7 +261,7 @@ class PictureEncoder:
         fresh = self._run(images, {i: wish for i, wish in enumerate(wishes) if i not in hits})
         for i, (result, cached) in fresh.items():
             (self._hits if cached else self._misses).inc()
-            hits[i] = _encoded(keys[i], result.scores, result.features, cached=cached)
+            hits[i] = _encoded(keys[i], result, result.features, cached=cached)
         return [hits[i] for i in range(len(wishes))]
 
     def _together_sync(self, images: Sequence[Any], wishes: Sequence[Wish], limit: Limit) -> list[EncodedPicture]:
@@ -266,11 +271,11 @@ class PictureEncoder:
             Measured(wish.key, known[i], True) if i in known else Measured(wish.key, _entry(fresh[i][0]), fresh[i][1])
             for i, wish in enumerate(wishes)
         ]
-        settled = self._decider.settle([one.entry for one in measured], [wish.choice for wish in wishes], limit)
+        settled = self.decider.settle([one.entry for one in measured], [wish.choice for wish in wishes], limit)
         lacking = {
-            i: wishes[i].at_levels(self._decider.levels(kept.layout))
+            i: wishes[i].at_levels(self.decider.levels(kept.layout))
             for i, (one, kept) in enumerate(zip(measured, settled, strict=True))
-            if self._decider.find(one.entry, kept.layout) is None
+            if self.decider.find(one.entry, kept.layout) is None
         }
         for i, (result, cached) in self._run(images, lacking).items():
             measured[i] = Measured(wishes[i].key, _entry(result), cached)
@@ -278,10 +283,10 @@ class PictureEncoder:
 
     def _settled(self, measured: Measured, settled: Settled) -> EncodedPicture:
         """A picture whose features are there, in the layout that was settled on."""
-        features = self._decider.find(measured.entry, settled.layout)
+        features = self.decider.find(measured.entry, settled.layout)
         assert features is not None
         (self._hits if measured.cached else self._misses).inc()
-        return _encoded(measured.key, measured.entry.scores, features, cached=measured.cached, before=settled.before)
+        return _encoded(measured.key, measured.entry, features, cached=measured.cached, before=settled.before)
 
     def _run(self, images: Sequence[Any], wishes: dict[int, Wish]) -> dict[int, tuple[EncodeResult, bool]]:
         """By picture's index the worker's result, and whether it was made for an earlier picture."""
@@ -309,11 +314,11 @@ class PictureEncoder:
         entry = self._cache.get(key)
         if entry is None:
             return None
-        features = self._decider.find(entry, self._decider.layout(entry, choice))
+        features = self.decider.find(entry, self.decider.layout(entry, choice))
         if features is None:
             return None
         self._hits.inc()
-        return _encoded(key, entry.scores, features, cached=True)
+        return _encoded(key, entry, features, cached=True)
 
     def _key(self, index: int | None, image: Any, method: Method) -> bytes:
         try:
@@ -380,9 +385,10 @@ def _entry(result: EncodeResult) -> Entry:
 
 
 def _encoded(
-    key: bytes, scores: tuple[float, ...], features: Features, *, cached: bool, before: Before | None = None
+    key: bytes, measured: Entry | EncodeResult, features: Features, *, cached: bool, before: Before | None = None
 ) -> EncodedPicture:
-    return EncodedPicture(features, scores, f"{key.hex()}-{features.name}", cached, before)
+    name = f"{key.hex()}-{features.name}"
+    return EncodedPicture(features, measured.scores, name, cached, before, measured.windows)
 
 
 async def _all(work: Iterable[Coroutine[Any, Any, _T]]) -> list[_T]:

@@ -63,6 +63,7 @@ class EncodedPicture(NamedTuple):
         key: identity of picture and kept tokens, for prefix caching and the engine's encoder cache.
         cached: whether the encoder was spared.
         before: what it would have kept without a budget, if that is more.
+        windows: the window values that decisions are made from, as in `EncodeResult`.
     """
 
     features: Features
@@ -70,6 +71,7 @@ class EncodedPicture(NamedTuple):
     key: str
     cached: bool
     before: Before | None = None
+    windows: torch.Tensor | None = None
 
 
 class Wish(NamedTuple):

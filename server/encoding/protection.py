@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from dfmr_kernels.regions import touched
 from server.encoding.preprocess import Box, Preprocessor
 
 _ROUNDING = 1e-6
@@ -31,6 +32,13 @@ def protected_cells(
         left, top, right, bottom = preprocessor.place(box, size)
         cells[_span(top, bottom, rows), _span(left, right, columns)] = True
     return cells.tobytes() if cells.any() else None
+
+
+def blocks_with(cells: bytes | None, grid: tuple[int, int], block: int) -> list[bool]:
+    """Which blocks of this side hold any of the cells, row-major."""
+    marked = np.zeros(grid, np.bool_) if cells is None else np.frombuffer(cells, np.bool_).reshape(grid)
+    found: list[bool] = touched(marked, block).tolist()
+    return found
 
 
 def _span(start: float, end: float, length: int) -> slice:

@@ -90,7 +90,8 @@ class Bench:
         encoded = await self.encoder.encode([picture], self.encoder.policy.merge(options))
         request = DfmrChatCompletionRequest(messages=[], **{"max_tokens": 5, "temperature": 0, **fields})
         assert self.baseline.draws(request)
-        state = RequestState(options, self.savings.report(encoded), True, Rendered([5, IMAGE, 6], [picture], encoded))
+        rendered = Rendered([5, IMAGE, 6], [picture], encoded)
+        state = RequestState(options, report=self.savings.report(encoded), keep_rendered=True, rendered=rendered)
         await self.baseline.offer(request, state)
 
     def total(self, sample: str, **labels: str) -> float:

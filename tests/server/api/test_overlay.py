@@ -8,7 +8,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from server.api.overlay import _LINE, _SIDE, overlay_data_url
+from dfmr_kernels import Layout
+from server.api.overlay import _BOX, _LINE, _SIDE, overlay_data_url
 
 
 def drawn(height: int, width: int, grid: tuple[int, int], factor: int) -> Image.Image:
@@ -82,3 +83,20 @@ def test_between_the_lines_is_what_the_encoder_saw() -> None:
     picture = Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB")
     assert picture.getpixel((100, 100)) == (0, 0, 0)
     assert picture.getpixel((500, 100)) == (10, 200, 30)
+
+
+def test_each_block_shows_its_own_grid_and_boxes_stand_out() -> None:
+    layout = Layout(4, (1, 4, 2, 4))
+    url = overlay_data_url(
+        np.zeros((3, 336, 336), np.uint8), (8, 8), layout, [(0.5, 0.0, 1.5, 0.25), (-2.0, 0.0, -1.0, 1.0)]
+    )
+    picture = Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2])))
+    lines = is_line(picture)
+    cell = _SIDE // 8
+    middles = [y * cell + cell // 2 for y in range(8)]
+    assert [runs(lines[middles[0], : 4 * cell - 4]), runs(lines[middles[6], : 4 * cell - 4])] == [4, 2]
+    assert runs(lines[middles[6], 4 * cell + 4 :]) == 1
+    drawn_boxes = (np.asarray(picture.convert("RGB")) == _BOX).all(-1)
+    assert drawn_boxes[: 2 * cell + 1, 4 * cell :].any()
+    assert not drawn_boxes[2 * cell + 2 :].any()
+    assert not drawn_boxes[:, : 4 * cell - 1].any()
