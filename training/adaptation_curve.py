@@ -122,7 +122,6 @@ def draw(path: Path, points: list[Point], runs: list[str]) -> None:
         panel.set_xlabel("steps")
         panel.grid(alpha=0.3)
     panels[0][0].set_ylabel("exact match, all questions")
-    panels[0][0].set_ylim(0, 1)
     panels[0][-1].legend(fontsize=8, loc="lower right")
     figure.tight_layout()
     pyplot.rcParams["svg.hashsalt"] = path.name
