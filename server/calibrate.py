@@ -72,17 +72,26 @@ def one_for_all(measured: Measured, share: float) -> dict[int, float]:
 
 
 def by_quantile(measured: Measured, share: float) -> dict[int, float]:
-    """A threshold for every factor from the quantiles of its own scores.
+    """A threshold for every factor, in proportion to the median of its own scores and to the root of its tokens.
 
-    The i-th factor above 1 is passed by share^i of the pictures, so that with every step of pooling the same part of
-    those that came so far goes on. At 0 no picture is pooled and at 1 every one is, as far as it goes.
+    A factor that keeps a quarter of the tokens of another has half its threshold, relative to what pictures usually
+    score at it. So most pictures get one of the two or three factors around the target and only the simplest and the
+    richest get others. With one threshold in proportion to the medians alone, or with fixed shares of pictures for
+    every factor, a few pictures at full detail take so many tokens that most of the others have to be pooled by the
+    largest factor, which costs more answers than the few gain.
     """
-    pooled = [(s, scores) for s, scores in zip(measured.factors, measured.scores.T, strict=True) if s > 1]
-    tau = {}
-    for step, (s, scores) in enumerate(pooled, 1):
-        # A picture passes below its threshold, so the quantile is rounded up.
-        tau[s] = math.ceil(float(np.quantile(scores, share**step)) * 10**_DIGITS + 1) / 10**_DIGITS if share else 0.0
-    return tau
+    pooled = [
+        (s, n, scores)
+        for s, n, scores in zip(measured.factors, measured.tokens, measured.scores.T, strict=True)
+        if s > 1
+    ]
+    usual = {s: (float(np.median(scores)) or float(scores.mean()) or 1.0) * math.sqrt(n) for s, n, scores in pooled}
+    highest = max((float(scores.max()) / usual[s] for s, _, scores in pooled), default=0.0) * 1.001
+    # A picture passes below its threshold, so that is rounded up.
+    return {
+        s: math.ceil(share * highest * unit * 10**_DIGITS + 1) / 10**_DIGITS if share else 0.0
+        for s, unit in usual.items()
+    }
 
 
 FAMILIES: dict[str, Family] = {"quantile": by_quantile, "single": one_for_all}
@@ -244,7 +253,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--thresholds",
         choices=sorted(FAMILIES),
         default="quantile",
-        help="one for each factor, by the quantiles of its scores, or a single one (default: %(default)s)",
+        help="one for each factor, by the median of its scores, or a single one (default: %(default)s)",
     )
     parser.add_argument("--factors", help="the pooling factors to choose from, such as 1,2,3 (default: the server's)")
     parser.add_argument(

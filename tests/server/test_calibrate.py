@@ -77,11 +77,17 @@ def test_on_many_pictures_the_target_is_nearly_reached(family: Family, target: f
     assert calibrate(many(), target, family).mean_tokens == pytest.approx(target, rel=0.03)
 
 
-def test_each_factor_is_passed_by_its_share_of_the_pictures() -> None:
+def test_thresholds_stand_to_each_other_as_medians_and_roots_of_tokens() -> None:
     pictures = many(1000)
-    tau = by_quantile(pictures, 0.8)
-    for step, (s, row) in enumerate(zip(FACTORS[1:], pictures.scores.T[1:], strict=True), 1):
-        assert np.mean(row < tau[s]) == pytest.approx(0.8**step, abs=0.005)
+    tau = calibrate(pictures, 100).tau
+    usual = {s: np.median(row) * n**0.5 for s, n, row in zip(FACTORS, TOKENS, pictures.scores.T, strict=True)}
+    assert [tau[s] / usual[s] for s in tau] == pytest.approx([tau[2] / usual[2]] * 3, rel=1e-4)
+
+
+def test_few_pictures_take_every_token_so_that_the_others_need_not_be_pooled_most() -> None:
+    by_median, single = (calibrate(many(1000), 100, family).histogram for family in (by_quantile, one_for_all))
+    assert by_median[1] < 0.7 * single[1]
+    assert by_median[4] < single[4]
 
 
 def test_the_ends_are_no_pooling_and_all_that_there_is() -> None:
