@@ -88,17 +88,26 @@ class DfmrOptions(BaseModel):
     )
 
     profile: str | None = Field(
-        None, description="name of one of the server's profiles; the fields beside it override what it says"
+        None,
+        description="name of one of the server's profiles; the fields beside it override what it says",
+        examples=["archive"],
     )
-    enabled: bool | None = Field(None, description="false keeps every visual token of every picture")
+    enabled: bool | None = Field(None, description="false keeps every visual token of every picture", examples=[False])
     tau: Tau | dict[Factor, Tau] | None = Field(
-        None, description="threshold on a picture's score: one number, or one per pooling factor"
+        None,
+        description="threshold on a picture's score: one number, or one per pooling factor",
+        examples=[0.4, {2: 0.3, 3: 0.5}],
     )
     factors: tuple[Factor, ...] | None = Field(
-        None, min_length=1, description="pooling factors that may be chosen, among those that the server offers"
+        None,
+        min_length=1,
+        description="pooling factors that may be chosen, among those that the server offers",
+        examples=[[1, 2, 3]],
     )
     max_tokens_per_image: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="upper bound on the visual tokens of each picture; overrides tau where it has to"
+        None,
+        description="upper bound on the visual tokens of each picture; overrides tau where it has to",
+        examples=[144],
     )
     max_visual_tokens: Annotated[int, Field(ge=1)] | None = Field(
         None,
@@ -126,6 +135,7 @@ class DfmrOptions(BaseModel):
         None,
         description="dfmr pools; drop-cls and drop-random drop as many tokens instead, as controls in evaluations, "
         "where the operator allows them",
+        examples=["dfmr"],
     )
 
     @field_validator("factors")

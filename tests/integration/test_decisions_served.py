@@ -165,3 +165,34 @@ def test_a_box_beside_a_picture_that_is_none_is_named_with_its_index(server: Ser
     reply = httpx.post(f"{server.url}/v1/chat/completions", json=body, timeout=60)
     assert reply.status_code == 400
     assert "image 1: protect must be a list of boxes" in reply.json()["error"]["message"]
+
+
+def test_explain_shows_the_blocks_and_what_would_change_them(server: Server) -> None:
+    options = {"mode": "regions", "factors": [1, 2, 4], "tau": 1.0}
+    url = data_url(gauge())
+    body = {"image_url": {"url": url, "protect": [[0.0, 0.0, 0.1, 0.1]]}, "dfmr": options}
+    explanation = httpx.post(f"{server.url}/v1/dfmr/explain", json=body, timeout=120).json()
+    regions = explanation["regions"]
+    assert explanation["factor"] is None
+    assert regions["protected"] == [[True] + [False] * 5] + [[False] * 6] * 5
+    assert regions["factors"][0][0] == 1
+    assert regions["factors"][0][1] > 1
+    for row, factors in enumerate(regions["factors"]):
+        for column, s in enumerate(factors):
+            if s > 1:
+                assert regions["scores"][str(s)][row][column] < 1.0
+    assert explanation["overlay"].startswith("data:image/png;base64,")
+    for other in explanation["alternatives"][:3]:
+        response = ask(server, gauge(), **{**options, "tau": other["tau"]}, protect=[[[0.0, 0.0, 0.1, 0.1]]])
+        assert response.dfmr["kept_visual_tokens"] == other["visual_tokens"]
+
+
+def test_explain_names_the_threshold_of_every_token_count(server: Server) -> None:
+    body = {"image_url": {"url": data_url(scene(9))}, "dfmr": {"factors": [1, 2, 3]}, "overlay": False}
+    explanation = httpx.post(f"{server.url}/v1/dfmr/explain", json=body, timeout=120).json()
+    alternatives = explanation["alternatives"]
+    assert alternatives[0] == {"tau": 0.0, "visual_tokens": FULL, "factor": 1}
+    assert [a["visual_tokens"] for a in alternatives][-1] == 64
+    for other in alternatives:
+        response = ask(server, scene(9), factors=[1, 2, 3], tau=other["tau"])
+        assert response.dfmr["images"][0]["factor"] == other["factor"]

@@ -56,6 +56,13 @@ class TestOptions:
             DfmrOptions.model_validate(options)
         assert {error["loc"][0] for error in caught.value.errors()} == {field}
 
+    def test_each_has_an_example_that_is_valid(self) -> None:
+        for name, field in DfmrOptions.model_fields.items():
+            assert field.description
+            assert field.examples, name
+            for example in field.examples:
+                DfmrOptions.model_validate({name: example})
+
     def test_an_unknown_one_is_called_so(self) -> None:
         with pytest.raises(ValidationError, match="Extra inputs are not permitted"):
             DfmrOptions.model_validate({"taux": 0.4})

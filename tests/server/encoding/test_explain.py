@@ -37,7 +37,7 @@ def test_an_alternative_does_what_it_says_and_no_smaller_tau_does(
     for one in found:
         (tried,) = ENCODER.encode_sync([picture], policy.model_copy(update={"tau": one.tau}))
         assert (len(tried.features.tensor), tried.features.factor) == (one.tokens, one.factor)
-        if one.tau > 0:
+        if one.tau > above(0.0):
             lower = policy.model_copy(update={"tau": one.tau / 1.002})
             (less,) = ENCODER.encode_sync([picture], lower)
             assert len(less.features.tensor) > one.tokens
