@@ -6,7 +6,10 @@ A video is a tensor V of shape (T, H, W, D): frames, rows, columns, channels. It
 
 with m the mean per channel over the cells of both frames and |.| the Euclidean norm over cells and channels. d is one
 minus the correlation of the two maps about their common mean: 0 for equal frames, about 1 for unrelated ones. Being a
-ratio, it carries over from one encoder to another, which a distance in units of the features would not.
+ratio, it carries over from one encoder to another, which a distance in units of the features would not. But where
+there is little in a picture, as on a blank wall, noise alone makes frames unrelated. So what the two frames differ by
+has to matter as well: averaging them has to cost enough, the cost being the score of a window of both frames and one
+cell, the mean over cells and channels of |V_f - V_(f-1)| / 2.
 
 Inside a scene, windows of t frames, s rows and s columns take the place of the s x s windows of
 `dfmr_kernels.reference`: frames from the scene's first, windows cut off by the last frame or by an edge averaged over
@@ -16,8 +19,9 @@ what they have. With n_k the elements of window W_k,
     sigma_k(d) = sqrt(1/n_k * sum over (f, u, v) in W_k of (V(f, u, v, d) - mu_k(d))^2)
     sigma_k    = mean over channels d of sigma_k(d)
 
-The score at (t, s) is an aggregate over the sigma_k (`dfmr_kernels.scores`), and what is kept are the mu_k. At t = 1
-this is the picture's DFMR, averaged over the scene's frames. The extension to time is this project's own.
+The score at (t, s) is an aggregate over the sigma_k (`dfmr_kernels.scores`), each taken once for every frame that its
+window holds: a scene has few windows over time, and a last one of a single frame must not halve the score. What is
+kept are the mu_k. With one frame this is the picture's DFMR. The extension to time is this project's own.
 """
 
 from collections.abc import Mapping, Sequence
@@ -55,44 +59,63 @@ class Scene(NamedTuple):
         return self.stop - self.start
 
 
-def distances(video: Tensor) -> list[float]:
+class Step(NamedTuple):
+    """How a frame differs from the one before it.
+
+    Attributes:
+        distance: d of the module's formula, between 0 and 2.
+        cost: what averaging the two loses, in the unit of the features.
+    """
+
+    distance: float
+    cost: float
+
+
+def steps_of(video: Tensor) -> list[Step]:
     """How much each frame but the first differs from the one before it.
 
     Args:
         video: (T, H, W, D) frames, rows, columns, channels; T >= 1.
 
     Returns:
-        d_f of the module's formula for f = 1 .. T - 1; 0 where both maps are one constant.
+        one step for each of the frames 1 .. T - 1; the distance is 0 where they are equal.
     """
     # |V_f - m|^2 = |V_f - m_f|^2 + H*W * |m_f - m|^2, so that each frame's own spread is summed once.
-    found: list[float] = []
+    found: list[Step] = []
     before, centre, spread = _spread(video[0])
     for frame in video[1:]:
         after, next_centre, next_spread = _spread(frame)
-        moved = float((after - before).square_().sum())
+        change = (after - before).abs_()
+        cost = float(change.mean()) / 2
+        moved = float(change.square_().sum())
         apart = float((next_centre - centre).square().sum()) * len(after) / 2
-        found.append(moved / (spread + next_spread + apart) if moved > 0 else 0.0)
+        found.append(Step(moved / (spread + next_spread + apart) if moved > 0 else 0.0, cost))
         before, centre, spread = after, next_centre, next_spread
     return found
 
 
-def cut(steps: Sequence[float], threshold: float) -> list[Scene]:
+def cut(steps: Sequence[Step], threshold: float, least: float = 0.0) -> list[Scene]:
     """The scenes of a video.
 
     Args:
-        steps: T - 1 distances, as `distances` returns them.
-        threshold: a scene ends before a frame whose distance is above this.
+        steps: T - 1 of them, as `steps_of` returns them.
+        threshold: a scene ends before a frame whose distance is above this,
+        least: and whose cost is not under this.
 
     Returns:
         scenes that follow each other and hold all T frames.
     """
-    starts = [0, *(frame for frame, step in enumerate(steps, 1) if step > threshold)]
+    differ = (frame for frame, step in enumerate(steps, 1) if step.distance > threshold and step.cost >= least)
+    starts = [0, *differ]
     return [Scene(start, stop) for start, stop in zip(starts, [*starts[1:], len(steps) + 1], strict=True)]
 
 
 def time_windows(frames: int) -> tuple[int, ...]:
-    """Candidate window lengths for a scene: powers of two below its frames, and all of them together."""
-    return (*(1 << k for k in range((frames - 1).bit_length())), frames)
+    """Candidate window lengths for a scene, ascending: those that cut it into 1, 2, 4, ... windows evenly, and 1.
+
+    ``(1, 2, 3, 5, 9)`` for 9 frames.
+    """
+    return tuple(sorted({1, *(-(-frames // (1 << k)) for k in range(frames.bit_length()))}))
 
 
 def tokens_of(frames: int, grid: Grid, window: Window) -> int:
@@ -125,7 +148,8 @@ def measure(scene: Tensor, candidates: Sequence[int], aggregate: str = "mean") -
         means, variances = _per_frame(scene, s)
         for t in lengths:
             sigma = _sigma(means, variances, t)
-            scores[Window(t, s)] = float(score(sigma.flatten(0, 1)[None]))
+            of_frames = sigma.repeat_interleave(t, 0)[: len(scene)]
+            scores[Window(t, s)] = float(score(of_frames.flatten(0, 1)[None]))
     return scores
 
 
@@ -161,7 +185,7 @@ def limits(
     """
     found: dict[Window, float] = {}
     for s, limit in zip(candidates, row, strict=True):
-        longer = -inf if limit == -inf else _tau_of(s, candidates, tau)
+        longer = -inf if limit == -inf else tau_of(s, candidates, tau)
         for t in time_windows(frames):
             found[Window(t, s)] = limit if t == 1 else longer
     return found
@@ -190,7 +214,8 @@ def _spread(frame: Tensor) -> tuple[Tensor, Tensor, float]:
     return cells, centre, float((cells - centre).square_().sum())
 
 
-def _tau_of(s: int, candidates: Sequence[int], tau: float | Mapping[int, float]) -> float:
+def tau_of(s: int, candidates: Sequence[int], tau: float | Mapping[int, float]) -> float:
+    """What windows of several frames and s rows and columns have to stay under: see `limits`."""
     if not isinstance(tau, Mapping):
         return tau
     smallest = min((c for c in candidates if c > 1 and c in tau), default=1)

@@ -14,7 +14,8 @@ _TTFT_SECONDS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5,
 
 VISUAL_TOKENS = Counter(
     "dfmr_visual_tokens_total",
-    "Visual tokens of accepted pictures: stage=original is what the encoder made, stage=kept what the LLM was given",
+    "Visual tokens of accepted pictures and of sampled frames of videos: stage=original is what the encoder made, "
+    "stage=kept what the LLM was given",
     (*_POLICY, "stage"),
 )
 IMAGES = Counter(
@@ -27,6 +28,16 @@ IMAGE_ERRORS = Counter(
     "dfmr_image_errors_total",
     "Pictures refused, by reason",
     (*_MODEL, "reason"),
+)
+VIDEOS = Counter(
+    "dfmr_videos_total",
+    "Accepted videos by where their features came from (encoder or cache)",
+    (*_POLICY, "source"),
+)
+VIDEO_FRAMES = Counter(
+    "dfmr_video_frames_total",
+    "Frames of accepted videos: stage=sampled is what was looked at, stage=kept the slices over time that are left",
+    (*_POLICY, "stage"),
 )
 KV_BYTES_SAVED = Counter(
     "dfmr_kv_bytes_saved_total",

@@ -47,6 +47,8 @@ MOST_BOXES = 64
 Detail = Literal["auto", "low", "high"]
 Mode = Literal["picture", "regions"]
 Factor = Annotated[int, Field(ge=1, le=64)]
+Fps = Annotated[float, Field(gt=0, le=60, allow_inf_nan=False)]
+SceneThreshold = Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)]
 Tau = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 _Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -66,6 +68,21 @@ def _ascending(factors: tuple[int, ...]) -> tuple[int, ...]:
     if len(set(factors)) != len(factors):
         raise ValueError("factors must not repeat")
     return tuple(sorted(factors))
+
+
+class VideoOptions(BaseModel):
+    """The ``dfmr.video`` object of a request: which frames are looked at, and where a scene ends."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    fps: Fps | None = Field(None, description="frames looked at per second of video")
+    max_frames: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="most frames looked at; of a longer video they are spread over its whole length"
+    )
+    scene_threshold: SceneThreshold | None = Field(
+        None,
+        description="a scene ends before a frame that differs more than this: 0 is equal, 1 unrelated, 2 opposite",
+    )
 
 
 class DfmrOptions(BaseModel):
@@ -137,6 +154,7 @@ class DfmrOptions(BaseModel):
         "where the operator allows them",
         examples=["dfmr"],
     )
+    video: VideoOptions | None = Field(None, description="how videos are sampled and cut; see docs/video.md")
 
     @field_validator("factors")
     @classmethod
@@ -161,6 +179,11 @@ class Policy(BaseModel):
     metric: str = Field("std", description="what is measured inside each window: see docs/scores.md")
     aggregate: str = Field("mean", description="how the window scores of a picture become its score")
     method: Method = Field("dfmr", description="dfmr pools; the controls drop-cls and drop-random drop tokens")
+    video_fps: Fps = Field(1.0, description="frames looked at per second of video")
+    video_max_frames: Annotated[int, Field(ge=1)] = Field(32, description="most frames of a video that are looked at")
+    video_scene_threshold: SceneThreshold = Field(
+        0.4, description="how much a frame differs that starts a new scene: 0 is equal, 1 unrelated, 2 opposite"
+    )
     allow_controls: bool = Field(False, description="whether requests may ask for a control as their method")
 
     @field_validator("factors")
@@ -211,6 +234,7 @@ class Policy(BaseModel):
                 "its operator can, with --dfmr-allow-controls true"
             )
         wanted = options.model_dump(exclude_none=True, exclude={"profile", "protect"})
+        wanted |= {f"video_{name}": value for name, value in wanted.pop("video", {}).items()}
         offered = set(self.candidates)
         named = set(options.factors or ())
         if isinstance(options.tau, dict):
@@ -300,6 +324,10 @@ class ServerSettings(BaseModel):
     cache_bytes: int = Field(1 << 30, ge=0, description="bound of the feature cache of one API process; 0 turns it off")
     profiles: str | None = Field(None, description="a YAML file of named policies, see docs/profiles.md")
     profile: str | None = Field(None, description="the profile that applies where neither request nor key names one")
+    max_video_seconds: float = Field(60, gt=0, le=3600, description="longest video that is taken")
+    max_video_bytes: int = Field(64 << 20, ge=1, description="largest video file that is taken")
+    max_video_frames: int = Field(64, ge=1, description="most frames of a video that a request may ask for")
+    max_videos: int = Field(16, ge=1, description="most videos in work or waiting; above it requests get a 503")
     preprocess_threads: int = Field(0, ge=0, description="threads that resize pictures; 0 is one per core, at most 16")
     baseline_share: float = Field(
         0.0,

@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field
 from dfmr_kernels.decide import grid_after
 from dfmr_kernels.regions import Layout
 from server.encoding.jobs import EncodedPicture
+from server.encoding.video import EncodedScene, EncodedVideo
 from server.errors import REASONS, RefusedError
 from server.metrics import (
     BASELINE_AGREEMENT,
@@ -20,6 +21,8 @@ from server.metrics import (
     KV_BYTES_SAVED,
     SCORE,
     TTFT,
+    VIDEO_FRAMES,
+    VIDEOS,
     VISUAL_TOKENS,
 )
 from server.policy import Policy
@@ -91,6 +94,29 @@ class LimitReport(BaseModel):
     max_visual_tokens: int = Field(description="the most visual tokens that all pictures may keep together")
 
 
+class SceneReport(BaseModel):
+    """One scene of a video."""
+
+    frames: tuple[int, int] = Field(description="first and last of its sampled frames, counted from 0")
+    seconds: tuple[float, float] = Field(description="when these two are shown")
+    t: int = Field(description="frames that one token stands for")
+    factor: int = Field(description="rows and columns of the map that one token stands for")
+    grid: tuple[int, int, int] = Field(description="slices over time, rows and columns of kept visual tokens")
+    kept_tokens: int
+    score: float = Field(description="intrinsic information in the chosen windows; nothing is lost at t = factor = 1")
+
+
+class VideoReport(BaseModel):
+    """One video of a request."""
+
+    frames: int = Field(description="how many frames were sampled")
+    seconds: float
+    original_visual_tokens: int
+    kept_tokens: int
+    cached: bool = Field(description="whether the features came from the cache instead of the encoder")
+    scenes: list[SceneReport]
+
+
 class Report(BaseModel):
     """The ``dfmr`` object of a response."""
 
@@ -104,6 +130,7 @@ class Report(BaseModel):
         None, description="the limit for which pictures were pooled further; null if none had to be"
     )
     images: list[ImageReport]
+    videos: list[VideoReport] = []
 
 
 class Savings:
@@ -139,6 +166,10 @@ class Savings:
             for factor in (*self._candidates, MIXED):
                 for source in ("encoder", "cache"):
                     IMAGES.labels(self._model, profile, str(factor), source)
+            for source in ("encoder", "cache"):
+                VIDEOS.labels(self._model, profile, source)
+            for stage in ("sampled", "kept"):
+                VIDEO_FRAMES.labels(self._model, profile, stage)
             KV_BYTES_SAVED.labels(self._model, profile)
             KEEP_RATIO.labels(self._model, profile)
             for pair in (TTFT, BASELINE_TTFT, BASELINE_AGREEMENT):
@@ -146,21 +177,38 @@ class Savings:
             for match in ("exact", "different"):
                 BASELINE_ANSWERS.labels(self._model, profile, match)
 
-    def report(self, pictures: Sequence[EncodedPicture], profile: str = DEFAULT_PROFILE) -> Report:
-        """What a request's pictures cost and saved, in visual tokens, under a configured profile."""
+    def report(
+        self,
+        pictures: Sequence[EncodedPicture],
+        profile: str = DEFAULT_PROFILE,
+        videos: Sequence[EncodedVideo] = (),
+    ) -> Report:
+        """What a request's pictures and videos cost and saved, in visual tokens, under a configured profile."""
         images = [ImageReport.of(p, p.scores[self._score_index], self._grid) for p in pictures]
         limit = next((p.before.limit for p in pictures if p.before), None)
-        original = self._original * len(images)
-        kept = sum(image.kept_tokens for image in images)
+        clips = [self._video(video) for video in videos]
+        original = self._original * len(images) + sum(clip.original_visual_tokens for clip in clips)
+        kept = sum(image.kept_tokens for image in images) + sum(clip.kept_tokens for clip in clips)
         return Report(
             original_visual_tokens=original,
             kept_visual_tokens=kept,
             saved_visual_tokens=original - kept,
-            metric=self._policy.metric if images else None,
-            aggregate=self._policy.aggregate if images else None,
+            metric=self._policy.metric if images or clips else None,
+            aggregate=self._policy.aggregate if images or clips else None,
             profile=profile,
             squeezed=limit and LimitReport(reason=limit.option, max_visual_tokens=limit.tokens),
             images=images,
+            videos=clips,
+        )
+
+    def _video(self, video: EncodedVideo) -> VideoReport:
+        return VideoReport(
+            frames=video.frames,
+            seconds=round(video.seconds, 3),
+            original_visual_tokens=self._original * video.frames,
+            kept_tokens=video.kept_tokens,
+            cached=video.cached,
+            scenes=[scene_report(scene) for scene in video.scenes],
         )
 
     def count(self, report: Report) -> None:
@@ -169,12 +217,31 @@ class Savings:
         VISUAL_TOKENS.labels(*labels, "original").inc(report.original_visual_tokens)
         VISUAL_TOKENS.labels(*labels, "kept").inc(report.kept_visual_tokens)
         KV_BYTES_SAVED.labels(*labels).inc(report.saved_visual_tokens * (self.kv_bytes_per_token or 0.0))
-        IMAGES_PER_REQUEST.labels(self._model).observe(len(report.images))
+        if report.images:
+            IMAGES_PER_REQUEST.labels(self._model).observe(len(report.images))
         for image in report.images:
             IMAGES.labels(*labels, str(image.factor or MIXED), "cache" if image.cached else "encoder").inc()
             SCORE.labels(self._model).observe(image.score)
             KEEP_RATIO.labels(*labels).observe(image.kept_tokens / self._original)
+        for video in report.videos:
+            VIDEOS.labels(*labels, "cache" if video.cached else "encoder").inc()
+            VIDEO_FRAMES.labels(*labels, "sampled").inc(video.frames)
+            VIDEO_FRAMES.labels(*labels, "kept").inc(sum(scene.grid[0] for scene in video.scenes))
 
     def refuse(self, error: RefusedError) -> None:
         """Count a request that was refused for its pictures, or for there being too many of them at once."""
         IMAGE_ERRORS.labels(self._model, error.reason).inc()
+
+
+def scene_report(scene: EncodedScene) -> SceneReport:
+    """What a scene cost, and why."""
+    first, last = scene.seconds
+    return SceneReport(
+        frames=(scene.start, scene.stop - 1),
+        seconds=(round(first, 3), round(last, 3)),
+        t=scene.window.t,
+        factor=scene.window.s,
+        grid=(scene.slices, *scene.grid),
+        kept_tokens=len(scene.features),
+        score=scene.score,
+    )

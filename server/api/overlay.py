@@ -20,6 +20,13 @@ Rectangle = tuple[float, float, float, float]
 def overlay_data_url(
     pixels: NDArray[np.uint8], grid: tuple[int, int], kept: int | Layout, protect: Sequence[Sequence[float]] = ()
 ) -> str:
+    """`drawn`, as a PNG in a data URL."""
+    return png_data_url(drawn(pixels, grid, kept, protect))
+
+
+def drawn(
+    pixels: NDArray[np.uint8], grid: tuple[int, int], kept: int | Layout, protect: Sequence[Sequence[float]] = ()
+) -> Image.Image:
     """One cell per kept visual token, and the boxes that are protected.
 
     Args:
@@ -29,7 +36,7 @@ def overlay_data_url(
         protect: left, top, right and bottom of each box as shares of the input's width and height.
 
     Returns:
-        a PNG, 672 pixels wide, as a data URL.
+        a picture 672 pixels wide.
     """
     height, width = pixels.shape[1:]
     scale = _SIDE / width
@@ -47,6 +54,11 @@ def overlay_data_url(
             continue
         corners = left * picture.width, top * picture.height, right * picture.width, bottom * picture.height
         draw.rectangle(_inside(corners, picture.size), outline=_BOX, width=3)
+    return picture
+
+
+def png_data_url(picture: Image.Image) -> str:
+    """A picture as a PNG in a data URL."""
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -21,6 +21,7 @@ from vllm.multimodal.media import MEDIA_CONNECTOR_REGISTRY
 
 from server.api.baseline import Baseline
 from server.api.explain import explanation
+from server.api.explain_video import VideoExplanation, explain_video
 from server.api.schemas import (
     DfmrChatCompletionRequest,
     DfmrResponsesRequest,
@@ -35,6 +36,7 @@ from server.errors import RETRY_AFTER_SECONDS, PictureError
 from server.profiles.book import key_digest
 from server.request import RequestState, current_request
 from server.savings import Report
+from server.vllm_plugin.videos import VideoPart, connector_of, fetch_async
 
 router = APIRouter()
 _NOTHING = Report(original_visual_tokens=0, kept_visual_tokens=0, saved_visual_tokens=0, images=[])
@@ -80,12 +82,20 @@ async def responses(request: DfmrResponsesRequest, raw_request: Request) -> Resp
 
 
 @router.post("/v1/dfmr/explain", dependencies=[Depends(validate_json_request)], responses=_ERRORS)
-async def explain(request: ExplainRequest, raw_request: Request) -> ExplainResponse:
-    """Measure one picture and show which of its visual tokens would be kept, and why."""
+async def explain(request: ExplainRequest, raw_request: Request) -> ExplainResponse | VideoExplanation:
+    """Measure one picture or video and show which of its visual tokens would be kept, and why."""
     renderer = raw_request.app.state.engine_client.renderer
     encoder: PictureEncoder | None = getattr(renderer, "encoder", None)
     if encoder is None:
         raise NotImplementedError("the served model takes no pictures")
+    if request.video_url is not None:
+        part = VideoPart(request.video_url.url, request.video_url.detail)
+        policy = renderer.profiles.book.choose(
+            request.dfmr, key_digest(raw_request.headers.get("authorization"))
+        ).policy
+        (video,) = await fetch_async(connector_of(renderer.model_config), [part], renderer.settings.max_video_bytes)
+        return await explain_video(renderer.videos, Picture(video, part.detail), policy, request.overlay)
+    assert request.image_url is not None
     model_config = renderer.model_config
     connector = MEDIA_CONNECTOR_REGISTRY.load(
         envs.VLLM_MEDIA_CONNECTOR,

@@ -1,8 +1,8 @@
 """Requests and responses of our routes; what they share with OpenAI's is vLLM's own."""
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
 
@@ -34,8 +34,19 @@ class ImageUrl(BaseModel):
     protect: Boxes = Field((), description="boxes [left, top, right, bottom] as shares of its sides, never pooled")
 
 
+class VideoUrl(BaseModel):
+    """A video as vLLM's chat API names one."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    url: str = Field(
+        min_length=1, description="a data URL, or an http(s) or file URL that this server is allowed to read"
+    )
+    detail: Detail = "auto"
+
+
 class ExplainRequest(BaseModel):
-    """One picture to be measured and decided on, without an answer from the language model."""
+    """One picture or video to be measured and decided on, without an answer from the language model."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -44,14 +55,22 @@ class ExplainRequest(BaseModel):
                 {
                     "image_url": {"url": "https://example.com/gauge.jpg", "protect": [[0.6, 0.1, 0.9, 0.4]]},
                     "dfmr": {"mode": "regions", "factors": [1, 2, 4]},
-                }
+                },
+                {"video_url": {"url": "https://example.com/line.mp4"}, "dfmr": {"video": {"fps": 2}}},
             ]
         },
     )
 
-    image_url: ImageUrl
+    image_url: ImageUrl | None = None
+    video_url: VideoUrl | None = None
     dfmr: DfmrOptions | None = _DFMR
-    overlay: bool = Field(True, description="draw the kept grid over the picture")
+    overlay: bool = Field(True, description="draw the kept grid over the picture, or over frames of each scene")
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if (self.image_url is None) == (self.video_url is None):
+            raise ValueError("give either image_url or video_url")
+        return self
 
 
 class CandidateReport(BaseModel):
@@ -108,10 +127,12 @@ class ExplainResponse(BaseModel):
 def json_schema_examples() -> dict[str, Any]:
     """Examples for the OpenAPI page."""
     picture = {"type": "image_url", "image_url": {"url": "https://example.com/gauge.jpg", "detail": "auto"}}
+    video = {"type": "video_url", "video_url": {"url": "https://example.com/line.mp4", "detail": "auto"}}
     protected = {"type": "image_url", "image_url": {**picture["image_url"], "protect": [[0.6, 0.1, 0.9, 0.4]]}}  # type: ignore[dict-item]
     options: dict[str, tuple[list[Any], dict[str, Any]]] = {
         "several pictures": ([picture, picture], {"max_tokens_per_image": 144}),
         "a budget for all pictures": ([picture] * 3, {"max_visual_tokens": 600}),
+        "a short video": ([video], {"video": {"fps": 2, "max_frames": 24, "scene_threshold": 0.4}}),
         "refuse what does not fit": ([picture] * 3, {"fit_context": False}),
         "regions": ([picture], {"mode": "regions", "factors": [1, 2, 4]}),
         "a protected box": ([protected], {}),

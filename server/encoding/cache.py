@@ -1,7 +1,9 @@
 """The feature cache: what phase one made of a picture, so that one that is sent again is not encoded again."""
 
 from collections import OrderedDict
+from collections.abc import Hashable
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import torch
 
@@ -66,8 +68,15 @@ class Entry:
         return _ENTRY_OVERHEAD_BYTES + measured + sum(f.nbytes for f in self.features.values())
 
 
+class Whole(Protocol):
+    """Something that is kept as it is, as a video under one policy."""
+
+    @property
+    def nbytes(self) -> int: ...
+
+
 class FeatureCache:
-    """Pictures by content, least recently used out first, bounded in bytes.
+    """Pictures and videos by content, least recently used out first, bounded in bytes.
 
     Scores and window values do not depend on the policy, so a picture that was seen under one policy can be decided
     under another without the encoder; only a factor that was never asked for needs a new encode. Not thread-safe: one
@@ -76,7 +85,7 @@ class FeatureCache:
 
     def __init__(self, max_bytes: int, model_name: str) -> None:
         self._max_bytes = max_bytes
-        self._entries: OrderedDict[bytes, Entry] = OrderedDict()
+        self._entries: OrderedDict[Hashable, Any] = OrderedDict()
         self._bytes = 0
         self._gauge = CACHE_BYTES.labels(model_name)
         self._evictions = CACHE_EVICTIONS.labels(model_name)
@@ -90,6 +99,13 @@ class FeatureCache:
         return self._bytes
 
     def get(self, key: bytes) -> Entry | None:
+        return self._found(key)
+
+    def get_whole(self, key: Hashable) -> Any:
+        """What `put_whole` was given under this key, or None."""
+        return self._found(key)
+
+    def _found(self, key: Hashable) -> Any:
         entry = self._entries.get(key)
         if entry is not None:
             self._entries.move_to_end(key)
@@ -104,6 +120,15 @@ class FeatureCache:
             self._bytes -= entry.nbytes
         entry = Entry(scores, {} if entry is None else entry.features, windows)
         entry.features[features.key] = features
+        self._add(key, entry)
+
+    def put_whole(self, key: Hashable, entry: Whole) -> None:
+        """Remember something under a key that no picture has; what is larger than the bound is not kept."""
+        if (old := self._entries.pop(key, None)) is not None:
+            self._bytes -= old.nbytes
+        self._add(key, entry)
+
+    def _add(self, key: Hashable, entry: Whole) -> None:
         if entry.nbytes <= self._max_bytes:
             self._entries[key] = entry
             self._bytes += entry.nbytes

@@ -176,6 +176,18 @@ class PictureEncoder:
         result = await self._batcher.submit(EncodeJob(pixels, choice.thresholds))
         return _encoded(key, result, result.features, cached=False)
 
+    async def submit(self, job: EncodeJob) -> EncodeResult:
+        """Encode one input beside the pictures of other requests, without the cache."""
+        return await self._batcher.submit(job)
+
+    @property
+    def threads(self) -> ThreadPoolExecutor:
+        return self._threads
+
+    @property
+    def cache(self) -> FeatureCache:
+        return self._cache
+
     async def _encode_one(self, index: int, image: Any, choice: Choice, method: Method) -> EncodedPicture:
         key = await self._key_of(index, image, method)
         if hit := self._lookup(key, choice):
@@ -342,7 +354,7 @@ class PictureEncoder:
 def named(error: Exception, index: int) -> Exception:
     """The same picture error with the index that only the request knows."""
     if isinstance(error, PictureError) and error.index is None:
-        return PictureError(index, error.reason, error.message)
+        return type(error)(index, error.reason, error.message)
     return error
 
 

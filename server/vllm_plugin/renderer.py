@@ -26,6 +26,7 @@ from server.encoding.encoder import Picture, PictureEncoder
 from server.encoding.fingerprint import config_digest, fingerprint
 from server.encoding.jobs import EncodedPicture, EncodeJob, EncodeResult
 from server.encoding.preprocess import Box, Preprocessor
+from server.encoding.video import EncodedVideo, VideoEncoder, apart, budget_beside, together, with_slices
 from server.errors import EncodeFailedError, PictureError, RefusedError
 from server.policy import ANSWER_TOKENS, Detail, DfmrOptions, Policy, load_settings, read_boxes
 from server.profiles.book import Chosen
@@ -38,6 +39,7 @@ from server.savings import Savings
 from server.vllm_plugin import ARCHITECTURE
 from server.vllm_plugin.connector import picture_urls
 from server.vllm_plugin.processing import DfmrProcessingInfo, prompt_with_features
+from server.vllm_plugin.videos import connector_of, fetch, fetch_async, video_parts, with_videos
 
 logger = init_logger(f"vllm.{__name__}")
 
@@ -84,6 +86,7 @@ class DfmrRenderer(HfRenderer):
             run_sync=self._encode_on_worker_sync,
             candidates=self.profiles.measured,
         )
+        self.videos = VideoEncoder(self.encoder, settings, self._encode_on_worker_sync)
         self._resources.callback(self.encoder.close)
         self._savings = Savings(model_name, info.get_grid(), self.encoder.candidates, settings.policy)
         self.profiles.subscribe(lambda book: self._savings.start_at_zero(book.entries))
@@ -129,32 +132,38 @@ class DfmrRenderer(HfRenderer):
     ) -> tuple[list[ConversationMessage], DictPrompt]:
         if self.encoder is None:
             return super().render_messages(messages, params)
-        urls, details = pictures_of(messages)
+        urls, _ = pictures_of(messages)
         token = picture_urls.set(urls)
         try:
+            if parts := video_parts(messages):
+                videos = fetch(connector_of(self.model_config), parts, self.settings.max_video_bytes)
+                messages = with_videos(messages, parts, videos)
             conversation, prompt = super().render_messages(messages, params)
         except RefusedError as error:
             self._savings.refuse(error)
             raise
         finally:
             picture_urls.reset(token)
-        return conversation, _with_details(prompt, details)
+        return conversation, _with_details(prompt, pictures_of(messages)[1])
 
     async def render_messages_async(
         self, messages: list[ChatCompletionMessageParam], params: ChatParams
     ) -> tuple[list[ConversationMessage], DictPrompt]:
         if self.encoder is None:
             return await super().render_messages_async(messages, params)
-        urls, details = pictures_of(messages)
+        urls, _ = pictures_of(messages)
         token = picture_urls.set(urls)
         try:
+            if parts := video_parts(messages):
+                videos = await fetch_async(connector_of(self.model_config), parts, self.settings.max_video_bytes)
+                messages = with_videos(messages, parts, videos)
             conversation, prompt = await super().render_messages_async(messages, params)
         except RefusedError as error:
             self._savings.refuse(error)
             raise
         finally:
             picture_urls.reset(token)
-        return conversation, _with_details(prompt, details)
+        return conversation, _with_details(prompt, pictures_of(messages)[1])
 
     def _process_multimodal(
         self,
@@ -175,11 +184,13 @@ class DfmrRenderer(HfRenderer):
         assert self.encoder is not None
         request = current_request.get() or RequestState()
         try:
-            pictures = _protected(pictures, request.options)
-            chosen = self._chosen(request, pictures)
-            budget = self._budget(prompt, chosen.policy, request)
-            encoded = self.encoder.encode_sync(pictures, chosen.policy, budget)
-            return self._accept(prompt, encoded, request, chosen.name, count=not skip_mm_cache)
+            stills, clips = apart(pictures)
+            stills = _protected(stills, request.options)
+            chosen = self._chosen(request, [*stills, *clips])
+            videos = self.videos.encode_sync(clips, chosen.policy)
+            budget = self._beside(videos, stills, chosen.policy, request, self._budget(prompt, chosen.policy, request))
+            encoded = self.encoder.encode_sync(stills, chosen.policy, budget)
+            return self._accept(prompt, pictures, encoded, videos, request, chosen.name, count=not skip_mm_cache)
         except RefusedError as error:
             self._savings.refuse(error)
             raise
@@ -207,15 +218,19 @@ class DfmrRenderer(HfRenderer):
         assert self.encoder is not None
         request = current_request.get() or RequestState()
         try:
-            pictures = _protected(pictures, request.options)
-            chosen = self._chosen(request, pictures)
-            budget = self._budget(prompt, chosen.policy, request)
-            encoded = await self.encoder.encode(pictures, chosen.policy, budget)
-            engine_input = self._accept(prompt, encoded, request, chosen.name, count=not skip_mm_cache)
+            stills, clips = apart(pictures)
+            stills = _protected(stills, request.options)
+            chosen = self._chosen(request, [*stills, *clips])
+            videos = await self.videos.encode(clips, chosen.policy)
+            budget = self._beside(videos, stills, chosen.policy, request, self._budget(prompt, chosen.policy, request))
+            encoded = await self.encoder.encode(stills, chosen.policy, budget)
+            engine_input = self._accept(
+                prompt, pictures, encoded, videos, request, chosen.name, count=not skip_mm_cache
+            )
         except RefusedError as error:
             self._savings.refuse(error)
             raise
-        if request.keep_rendered:
+        if request.keep_rendered and not videos:
             request.rendered = Rendered(prompt, pictures, encoded)
         return engine_input
 
@@ -280,11 +295,39 @@ class DfmrRenderer(HfRenderer):
         answers = (request.max_tokens, min(ANSWER_TOKENS, limit // 8), 1)
         return Budget(policy.max_visual_tokens, tuple(room - answer for answer in answers if answer))
 
+    def _beside(
+        self,
+        videos: Sequence[EncodedVideo],
+        stills: Sequence[Picture],
+        policy: Policy,
+        request: RequestState,
+        budget: Budget,
+    ) -> Budget:
+        """What a request's videos leave of its budget for its pictures."""
+        if not videos:
+            return budget
+        assert self.encoder is not None
+        own = self.profiles.book.choose(request.options, request.key).policy.max_visual_tokens
+        pressed = budget.asked != own
+        return budget_beside(videos, budget, own, sum(self.encoder.fewest(stills, policy)) if pressed else 0)
+
     def _accept(
-        self, prompt: list[int], encoded: list[EncodedPicture], request: RequestState, profile: str, *, count: bool
+        self,
+        prompt: list[int],
+        sent: list[Picture],
+        encoded: list[EncodedPicture],
+        videos: list[EncodedVideo],
+        request: RequestState,
+        profile: str,
+        *,
+        count: bool,
     ) -> MultiModalInput:
-        engine_input = prompt_with_features(prompt, self._image_token, encoded)
-        report = self._savings.report(encoded, profile)
+        if videos:
+            prompt, shown = with_slices(prompt, self._image_token, together(sent, encoded, videos))
+            engine_input = prompt_with_features(prompt, self._image_token, shown)
+        else:
+            engine_input = prompt_with_features(prompt, self._image_token, encoded)
+        report = self._savings.report(encoded, profile, videos)
         length, limit = len(engine_input["prompt_token_ids"]), self.model_config.max_model_len
         if length >= limit:
             kept = report.kept_visual_tokens
@@ -293,7 +336,8 @@ class DfmrRenderer(HfRenderer):
                 "too_long",
                 f"the prompt is too long even compressed: {length} tokens, {kept} of them visual (from "
                 f"{report.original_visual_tokens}), and the context holds {limit} including the answer. "
-                "Send fewer pictures, a shorter text, or a smaller dfmr.max_tokens_per_image.",
+                "Send fewer pictures, a shorter text, or a smaller dfmr.max_tokens_per_image"
+                + (" or dfmr.video.max_frames." if videos else "."),
             )
         request.report = report
         if count:

@@ -1,6 +1,7 @@
 """DFMR over time and space, against an independent oracle in float64."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import oracle
@@ -12,7 +13,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dfmr_kernels.scores import AGGREGATES
-from dfmr_kernels.video import Scene, Window, cut, decide, distances, limits, measure, pool, time_windows, tokens_of
+from dfmr_kernels.video import (
+    Scene,
+    Step,
+    Window,
+    cut,
+    decide,
+    limits,
+    measure,
+    pool,
+    steps_of,
+    time_windows,
+    tokens_of,
+)
 
 SHAPES = [(1, 4, 4, 3), (2, 5, 7, 3), (5, 27, 27, 8), (7, 3, 8, 1), (9, 1, 1, 4), (4, 6, 6, 16)]
 FACTORS = (1, 2, 3, 4, 30)
@@ -44,7 +57,7 @@ def test_with_one_frame_it_is_the_pictures_dfmr() -> None:
 def test_every_aggregate_weighs_windows_of_all_frames_alike(name: str) -> None:
     scene = features(3, 6, 6, 4)
     scores = measure(scene, (2,), name)
-    expected = video_oracle.sigmas(scene.double().numpy(), 2, 2).reshape(1, -1, 3)
+    expected = video_oracle.per_frame(scene.double().numpy(), 2, 2).reshape(1, -1, 3)
     wanted = AGGREGATES[name](torch.from_numpy(expected))
     assert scores[Window(2, 2)] == pytest.approx(float(wanted), rel=1e-5)
 
@@ -52,7 +65,7 @@ def test_every_aggregate_weighs_windows_of_all_frames_alike(name: str) -> None:
 def test_a_scene_that_stands_still_loses_nothing_over_time() -> None:
     scene = features(1, 6, 6, 4).expand(5, -1, -1, -1)
     scores = measure(scene, (1, 2))
-    assert {scores[Window(t, 1)] for t in (1, 2, 4, 5)} == {0.0}
+    assert {scores[Window(t, 1)] for t in time_windows(5)} == {0.0}
     assert scores[Window(5, 2)] == pytest.approx(scores[Window(1, 2)], rel=1e-6)
     torch.testing.assert_close(pool(scene, Window(5, 1)), scene[:1])
 
@@ -63,35 +76,42 @@ def test_constant_channels_with_a_large_offset_score_zero() -> None:
     assert torch.equal(pool(scene, Window(3, 2)), scene[:2, :3, :3])
 
 
-def test_distances_are_the_oracles_and_scale_free() -> None:
+def test_steps_are_the_oracles_and_distances_are_scale_free() -> None:
     video = features(5, 4, 6, 7)
     exact = video.double().numpy()
-    expected = [video_oracle.distance(exact[i], exact[i + 1]) for i in range(4)]
-    assert distances(video) == pytest.approx(expected, rel=1e-5)
-    assert distances(video * 64) == pytest.approx(expected, rel=1e-5)
-    assert distances(video[:1]) == []
+    pairs = list(pairwise(exact))
+    expected = [video_oracle.distance(*pair) for pair in pairs]
+    assert [step.distance for step in steps_of(video)] == pytest.approx(expected, rel=1e-5)
+    assert [step.distance for step in steps_of(video * 64)] == pytest.approx(expected, rel=1e-5)
+    assert [step.cost for step in steps_of(video)] == pytest.approx([video_oracle.cost(*p) for p in pairs], rel=1e-5)
+    assert steps_of(video[:1]) == []
 
 
-def test_distances_tell_equal_unrelated_and_opposite_frames_apart() -> None:
+def test_steps_tell_equal_unrelated_and_opposite_frames_apart() -> None:
     one, other = torch.randn(2, 40, 40, 8, generator=torch.Generator().manual_seed(1))
-    equal, unrelated, back = distances(torch.stack([one, one, other, one]))
-    assert equal == 0
-    assert unrelated == pytest.approx(1, abs=0.05)
+    equal, unrelated, back = steps_of(torch.stack([one, one, other, one]))
+    assert equal == (0, 0)
+    assert unrelated.distance == pytest.approx(1, abs=0.05)
     assert back == unrelated
-    assert distances(torch.stack([one, -one])) == pytest.approx([2], abs=1e-3)
-    assert distances(torch.stack([one.new_full((2, 2, 1), v) for v in (1.0, 1.0, 3.0)])) == [0, 2]
+    assert steps_of(torch.stack([one, -one]))[0].distance == pytest.approx(2, abs=1e-3)
+    assert steps_of(torch.stack([one.new_full((2, 2, 1), v) for v in (1.0, 1.0, 3.0)])) == [(0, 0), (2, 1)]
 
 
-def test_a_scene_ends_before_a_frame_that_differs() -> None:
+def test_a_scene_ends_before_a_frame_that_differs_by_something_that_matters() -> None:
+    steps = [Step(0.1, 9), Step(0.9, 3), Step(0.5, 9), Step(0.6, 1)]
     assert cut([], 0.5) == [Scene(0, 1)]
-    assert cut([0.1, 0.9, 0.5, 0.6], 0.5) == [Scene(0, 2), Scene(2, 4), Scene(4, 5)]
-    assert cut([0.0, 0.0], 0.0) == [Scene(0, 3)]
+    assert cut(steps, 0.5) == [Scene(0, 2), Scene(2, 4), Scene(4, 5)]
+    assert cut(steps, 0.5, 2) == [Scene(0, 2), Scene(2, 5)]
+    assert cut([Step(0, 0)] * 2, 0.0) == [Scene(0, 3)]
 
 
-@given(st.lists(st.floats(0, 2), max_size=30), st.floats(0, 2))
-def test_scenes_follow_each_other_and_hold_every_frame(steps: list[float], threshold: float) -> None:
-    scenes = cut(steps, threshold)
-    assert [f for scene in scenes for f in range(scene.start, scene.stop)] == list(range(len(steps) + 1))
+steps = st.builds(Step, st.floats(0, 2), st.floats(0, 9))
+
+
+@given(st.lists(steps, max_size=30), st.floats(0, 2), st.floats(0, 9))
+def test_scenes_follow_each_other_and_hold_every_frame(found: list[Step], threshold: float, tau: float) -> None:
+    scenes = cut(found, threshold, tau)
+    assert [f for scene in scenes for f in range(scene.start, scene.stop)] == list(range(len(found) + 1))
     assert all(scene.frames >= 1 for scene in scenes)
 
 
@@ -100,6 +120,16 @@ def test_window_lengths_start_with_one_frame_and_end_with_the_whole_scene(frames
     lengths = time_windows(frames)
     assert (lengths[0], lengths[-1]) == (1, frames)
     assert list(lengths) == sorted(set(lengths))
+
+
+def test_window_lengths_cut_a_scene_evenly() -> None:
+    assert [time_windows(n) for n in (1, 2, 3, 5, 9)] == [(1,), (1, 2), (1, 2, 3), (1, 2, 3, 5), (1, 2, 3, 5, 9)]
+
+
+def test_a_last_window_of_one_frame_does_not_dilute_the_score() -> None:
+    scene = features(3, 4, 4, 3)
+    alone = float(measure(scene[:2], (1,))[Window(2, 1)])
+    assert measure(scene, (1,))[Window(2, 1)] == pytest.approx(alone * 2 / 3, rel=1e-5)
 
 
 bounds = st.one_of(st.floats(0, 5), st.sampled_from([math.inf, -math.inf]))

@@ -61,9 +61,20 @@ def sigmas(v: npt.ArrayLike, t: int, s: int) -> Array:
     return np.array([[[sigma(w) for w in row] for row in plane] for plane in _windows(np.asarray(v, np.float64), t, s)])
 
 
-def score(v: npt.ArrayLike, t: int, s: int) -> float:
-    """Mean over windows, each weighing the same."""
+def cost(before: npt.ArrayLike, after: npt.ArrayLike) -> float:
+    """The score of two (H, W, D) maps at t = 2, s = 1."""
+    return score(np.array([before, after]), 2, 1)
+
+
+def per_frame(v: npt.ArrayLike, t: int, s: int) -> Array:
+    """Sigmas (T, ceil(H/s), ceil(W/s)) of the windows that hold each frame."""
     values = sigmas(v, t, s)
+    return np.array([values[frame // t] for frame in range(len(np.asarray(v)))])
+
+
+def score(v: npt.ArrayLike, t: int, s: int) -> float:
+    """Mean over frames, rows and columns, of the sigma of the window that holds each frame."""
+    values = per_frame(v, t, s)
     return float(values.sum() / values.size)
 
 

@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 from prometheus_client import REGISTRY, Counter, Gauge, Histogram
 
 import server
+from dfmr_kernels.video import Window
 from server import metrics
 from server.encoding.cache import Features
 from server.encoding.jobs import EncodedPicture
+from server.encoding.video import EncodedScene, EncodedVideo
 from server.errors import REASONS, EncodeFailedError, EncoderOverloadedError, PictureError, RefusedError
 from server.policy import Policy
 from server.profiles.format import DEFAULT_PROFILE
@@ -28,6 +30,8 @@ each_collector = pytest.mark.parametrize("collector", COLLECTORS.values(), ids=C
 EXPECTED = {
     "dfmr_visual_tokens_total": ("counter", ("model_name", "profile", "stage")),
     "dfmr_images_total": ("counter", ("model_name", "profile", "factor", "source")),
+    "dfmr_videos_total": ("counter", ("model_name", "profile", "source")),
+    "dfmr_video_frames_total": ("counter", ("model_name", "profile", "stage")),
     "dfmr_image_errors_total": ("counter", ("model_name", "reason")),
     "dfmr_kv_bytes_saved_total": ("counter", ("model_name", "profile")),
     "dfmr_cache_hits_total": ("counter", ("model_name",)),
@@ -92,7 +96,9 @@ def encoded(factor: int, *, score: float = 0.5, cached: bool = False) -> Encoded
 
 def sample(metric: str, model_name: str, **labels: str) -> float | None:
     """A sample under the server's own policy, unless a profile is named."""
-    by_policy = metric.startswith(("dfmr_visual_tokens", "dfmr_images_total", "dfmr_kv_bytes", "dfmr_keep_ratio"))
+    by_policy = metric.startswith(
+        ("dfmr_visual_tokens", "dfmr_images_total", "dfmr_kv_bytes", "dfmr_keep_ratio", "dfmr_video")
+    )
     profile = {"profile": DEFAULT_PROFILE} if by_policy else {}
     return REGISTRY.get_sample_value(metric, {"model_name": model_name, **profile, **labels})
 
@@ -112,7 +118,58 @@ def test_a_report_tells_what_each_picture_kept() -> None:
             {"grid": (24, 24), "factor": 1, "score": 0.9, "kept_tokens": 576, "cached": False, **unchanged},
             {"grid": (6, 6), "factor": 4, "score": 0.1, "kept_tokens": 36, "cached": True, **unchanged},
         ],
+        "videos": [],
     }
+
+
+def clip(*, cached: bool = False) -> EncodedVideo:
+    """Five frames: three that stand still, kept as one at factor 2, and two that are kept as they are."""
+    scenes = [(0, 3, Window(3, 2), (12, 12), 144), (3, 5, Window(1, 1), GRID, 2 * 576)]
+    return EncodedVideo(
+        tuple(
+            EncodedScene(a, b, (a / 2, (b - 1) / 2), w, grid, {w: 0.25}, {w: 0.5}, torch.zeros(tokens, 2))
+            for a, b, w, grid, tokens in scenes
+        ),
+        frames=5,
+        seconds=2.5,
+        key="key",
+        cached=cached,
+    )
+
+
+def test_a_report_tells_what_each_scene_of_a_video_kept() -> None:
+    report = Savings("m", GRID, CANDIDATES).report([encoded(1)], videos=[clip()])
+    assert (report.original_visual_tokens, report.kept_visual_tokens) == (6 * 576, 576 + 144 + 1152)
+    (video,) = report.model_dump()["videos"]
+    still, moving = video.pop("scenes")
+    assert video == {
+        "frames": 5,
+        "seconds": 2.5,
+        "original_visual_tokens": 5 * 576,
+        "kept_tokens": 144 + 1152,
+        "cached": False,
+    }
+    assert still == {
+        "frames": (0, 2),
+        "seconds": (0.0, 1.0),
+        "t": 3,
+        "factor": 2,
+        "grid": (1, 12, 12),
+        "kept_tokens": 144,
+        "score": 0.25,
+    }
+    assert (moving["frames"], moving["grid"]) == ((3, 4), (2, 24, 24))
+
+
+def test_videos_are_counted_by_themselves_and_their_frames_as_visual_tokens() -> None:
+    name = next(_names)
+    savings = Savings(name, GRID, CANDIDATES)
+    savings.count(savings.report([], videos=[clip(), clip(cached=True)]))
+    assert sample("dfmr_visual_tokens_total", name, stage="original") == 10 * 576
+    assert sample("dfmr_visual_tokens_total", name, stage="kept") == 2 * (144 + 1152)
+    assert [sample("dfmr_videos_total", name, source=source) for source in ("encoder", "cache")] == [1, 1]
+    assert [sample("dfmr_video_frames_total", name, stage=stage) for stage in ("sampled", "kept")] == [10, 6]
+    assert not sample("dfmr_images_per_request_count", name)
 
 
 def test_a_report_without_pictures_saves_nothing() -> None:
@@ -217,7 +274,9 @@ def test_every_reason_for_a_refusal_is_known_from_the_start() -> None:
         node.args[1].value
         for path in Path(server.__file__).parent.rglob("*.py")
         for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.Call) and ast.unparse(node.func) == "PictureError" and len(node.args) == 3
+        if isinstance(node, ast.Call)
+        and ast.unparse(node.func) in ("PictureError", "VideoError")
+        and len(node.args) == 3
         if isinstance(node.args[1], ast.Constant)
     }
     assert {"decode", "too_long"} <= raised <= set(REASONS)

@@ -94,6 +94,11 @@ CALLS: list[tuple[str, str, tuple[Any, ...], dict[str, Any]]] = [
     ),
     ("connector.py", "vllm.multimodal.media:MediaConnector.fetch_image", (SELF, ""), {"image_mode": "RGB"}),
     ("connector.py", "vllm.multimodal.media:MediaConnector.fetch_image_async", (SELF, ""), {"image_mode": "RGB"}),
+    ("videos.py", "vllm.multimodal.media:MediaConnector.load_from_url", (SELF, "", 0), {"fetch_timeout": 1}),
+    ("videos.py", "vllm.multimodal.media:MediaConnector.load_from_url_async", (SELF, "", 0), {"fetch_timeout": 1}),
+    ("clip.py", "vllm.multimodal.video_decoders.base:check_frame_pixel_limit", (1, 1), {}),
+    ("clip.py", "vllm.multimodal.video_decoders.opencv:OpenCVVideoBackendMixin.get_cv2_video_api", (), {}),
+    ("clip.py", "vllm.multimodal.video_decoders.opencv:OpenCVVideoBackendMixin.get_video_metadata", (0,), {}),
     (
         "routes.py",
         "vllm.multimodal.media:MediaConnector.__init__",
