@@ -178,6 +178,7 @@ def test_the_openapi_page_documents_our_options(server: Server) -> None:
         "fit_context",
         "mode",
         "protect",
+        "video",
         "method",
     }
 
