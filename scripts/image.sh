@@ -30,4 +30,4 @@ if [ -n "${PIP_FIND_LINKS:-}" ]; then
   arguments+=(--build-arg FIND_LINKS="$PIP_FIND_LINKS" --build-arg TORCH_BACKEND=)
   [ -d "$PIP_FIND_LINKS" ] && lent+=(-v "$PIP_FIND_LINKS:$PIP_FIND_LINKS:ro")
 fi
-buildah build --layers --format docker --target cpu --tag "$image" "${arguments[@]}" "${lent[@]}" .
+buildah build --format docker --target cpu --tag "$image" "${arguments[@]}" "${lent[@]}" .
