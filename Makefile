@@ -4,7 +4,7 @@ PORT ?= 8000
 MODEL ?=
 
 .PHONY: help setup setup-kernels setup-scale-out serve demo test test-scale-out test-image check format kernels cost \
-	train-tiny clean
+	bench bench-full soak train-tiny clean
 
 help: ## list what can be done here
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F'\t' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -52,6 +52,15 @@ kernels: setup-kernels ## compile the kernels for sm_80, sm_90 and sm_100, and p
 
 cost: setup ## time the reduction under every metric against the vision tower, at LLaVA-1.5's sizes
 	.venv/bin/python benchmarks/reduce_cost.py
+
+bench: setup ## measure speed against baselines on this CPU (about ten minutes; RESUME=1 goes on); writes loadtests/results
+	.venv/bin/python -m loadtests bench $(if $(RESUME),--resume)
+
+bench-full: setup ## the whole matrix (MODEL=1b by default, MODEL=7b for a GPU; RESUME=1 goes on)
+	.venv/bin/python -m loadtests bench --size full --model $(or $(MODEL),1b) $(if $(RESUME),--resume)
+
+soak: setup ## load, disconnects and rubbish for MINUTES=15, and what must hold afterwards
+	.venv/bin/python -m loadtests soak --minutes $(or $(MINUTES),15)
 
 train-tiny: setup ## train the embedded model from nothing (hours; resumes where it was stopped)
 	.venv/bin/python -m training.tiny

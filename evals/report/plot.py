@@ -21,7 +21,7 @@ COLORS = {
     "drop-random": "#cf1124",
 }
 _MARKERS = {"dfmr": "o", "fixed": "s", "random": "D", "downscaled": "v", "drop-cls": "^", "drop-random": "X"}
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "evals",
     "font.family": "sans-serif",
@@ -48,7 +48,7 @@ def quality_against_tokens(results: Results) -> str:
     measured = [p for p in results.policies if p.accuracy is not None and p.visual_tokens is not None]
     if not measured:
         return ""
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(9, 4.6))
         axes = figure.subplots()
         full = results.policy("full")
@@ -107,7 +107,7 @@ def small_multiples(
     """
     columns = min(4, len(panels))
     rows = -(-len(panels) // columns)
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(2.7 * columns, 2.2 * rows), layout="constrained")
         grid = figure.subplots(rows, columns, sharey=True, squeeze=False)
         for axes in grid.flat[len(panels) :]:

@@ -1,0 +1,133 @@
+"""Phase one's chain for one picture, link by link, with the server's own functions in this process.
+
+What cannot be called alone is taken from the server's metrics: an encode call as a whole, of which the links that are
+known leave a rest, the RPC.
+"""
+
+import base64
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+from transformers import AutoImageProcessor, CLIPVisionConfig, CLIPVisionModel
+from vllm.multimodal.media import ImageMediaIO
+
+from dfmr_kernels import reduce
+from loadtests.models import FACTORS, Shape
+from loadtests.pictures import Gallery
+from loadtests.results import Step
+from server.encoding.cache import Features
+from server.encoding.encoder import as_pil, content_key
+from server.encoding.jobs import EncodedPicture
+from server.encoding.preprocess import Preprocessor
+from server.vllm_plugin.processing import prompt_with_features
+
+REPEATS = 15
+_IMAGE_TOKEN = 3
+_KEPT = 144
+_POOL = "API process, thread pool"
+_LOOP = "API process, event loop"
+_ENGINE = "engine, between two steps"
+
+
+def measure(shape: Shape, checkpoint: Path, encode_seconds: float | None) -> list[Step]:
+    """Time every link for one photograph, pooled 2 x 2.
+
+    Args:
+        checkpoint: the bench model's folder.
+        encode_seconds: of one picture in an encode call of the server under load, if it is known.
+    """
+    data, _ = Gallery(seed=0).take("photograph")
+    encoded = base64.b64encode(data).decode()
+    reader: Any = ImageMediaIO()
+    picture = reader.load_base64("image/jpeg", encoded)
+    preprocessor = Preprocessor.from_processor(AutoImageProcessor.from_pretrained(checkpoint, backend="pil"))
+    pixels = preprocessor(as_pil(picture))
+    sent = [np.stack([pixels]).tobytes(), [1, *pixels.shape]]
+    tower = _tower(shape)
+    inputs = torch.from_numpy(pixels)[None].to(torch.bfloat16)
+    feature_map = _map(tower, inputs)
+    decided = [[float("inf") if s == 2 else float("-inf") for s in FACTORS]]
+    packed = reduce(feature_map, FACTORS, decided, "mean").features
+    reply = {"features": packed.view(torch.uint8).numpy().tobytes(), "dtype": "bfloat16", "grid": [12, 12]}
+    features = _parse(reply)
+    result = EncodedPicture(features, (0.0,) * len(FACTORS), "key", False)
+    prompt = [1, *range(10, 40), _IMAGE_TOKEN, *range(10, 40)]
+    wire = msgspec.msgpack.encode(reply)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (preprocessor.mean, preprocessor.std))
+    raw = torch.from_numpy(pixels)
+
+    def back() -> bytes:
+        return msgspec.msgpack.encode({**reply, "features": packed.view(torch.uint8).numpy().tobytes()})
+
+    before = [
+        _step("decode: base64 and JPEG", lambda: reader.load_base64("image/jpeg", encoded), _POOL),
+        _step("hash", lambda: content_key(picture), _POOL),
+        _step("resize, crop, transpose", lambda: preprocessor(as_pil(picture)), _POOL),
+    ]
+    inside = [
+        _step("copy: stack and bytes", lambda: np.stack([pixels]).tobytes(), _LOOP),
+        _step("copy: serialise and back", lambda: msgspec.msgpack.decode(msgspec.msgpack.encode(sent)), _LOOP),
+        _step("copy: bytes to tensor", lambda: torch.frombuffer(bytearray(sent[0]), dtype=torch.uint8), _ENGINE),
+        _step("normalise", lambda: (raw.float() * preprocessor.scale - mean) / std, _ENGINE),
+        _step("vision tower", lambda: _map(tower, inputs), _ENGINE),
+        _step("DFMR", lambda: reduce(feature_map, FACTORS, decided, "mean"), _ENGINE),
+        _step("reply: tensor to bytes, serialise", back, _ENGINE),
+        _step("parse: bytes to tensor", lambda: _parse(msgspec.msgpack.decode(wire)), _LOOP),
+    ]
+    after = [_step("placeholders", lambda: prompt_with_features(prompt, _IMAGE_TOKEN, [result]), _LOOP)]
+    after.append(
+        Step(name="hash again", seconds=0, where=_LOOP, source="not done: the first hash goes with the picture")
+    )
+    if encode_seconds is not None:
+        rest = max(0.0, encode_seconds - sum(step.seconds for step in inside))
+        source = "an encode call under load, by the metrics, less the links above that it holds"
+        inside.append(
+            Step(name="RPC: queues, and the wait for the engine's step", seconds=rest, where=_ENGINE, source=source)
+        )
+    return [*before, *inside, *after]
+
+
+def _step(name: str, work: Callable[[], object], where: str) -> Step:
+    return Step(name=name, seconds=_time(work), where=where, source="timed in one process")
+
+
+def _time(work: Callable[[], object]) -> float:
+    work()
+    times = []
+    for _ in range(REPEATS):
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return median(times)
+
+
+def _tower(shape: Shape) -> CLIPVisionModel:
+    width, inner, layers, heads = shape.tower
+    config = CLIPVisionConfig(
+        hidden_size=width,
+        intermediate_size=inner,
+        num_hidden_layers=layers - 1,
+        num_attention_heads=heads,
+        image_size=shape.image_size,
+        patch_size=14,
+    )
+    return CLIPVisionModel(config).to(torch.bfloat16).eval()
+
+
+@torch.inference_mode()
+def _map(tower: CLIPVisionModel, inputs: torch.Tensor) -> torch.Tensor:
+    tokens: torch.Tensor = tower(inputs).last_hidden_state[:, 1:]
+    side = int(tokens.shape[1] ** 0.5)
+    grid: torch.Tensor = tokens.unflatten(1, (side, side))
+    return grid
+
+
+def _parse(reply: dict[str, Any]) -> Features:
+    tensor = torch.frombuffer(bytearray(reply["features"]), dtype=torch.bfloat16).view(_KEPT, -1)
+    return Features(tensor, (12, 12), 2)
