@@ -154,7 +154,9 @@ class DfmrOptions(BaseModel):
         "where the operator allows them",
         examples=["dfmr"],
     )
-    video: VideoOptions | None = Field(None, description="how videos are sampled and cut; see docs/video.md")
+    video: VideoOptions | None = Field(
+        None, description="how videos are sampled and cut; see docs/video.md", examples=[{"fps": 2, "max_frames": 32}]
+    )
 
     @field_validator("factors")
     @classmethod
