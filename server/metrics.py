@@ -44,6 +44,11 @@ KV_BYTES_SAVED = Counter(
     "Bytes of KV cache that pooled-away tokens would have taken, from the model's KV cache layout",
     _POLICY,
 )
+COMPRESSED_REQUESTS = Counter(
+    "dfmr_compressed_requests_total",
+    "Accepted requests of whose pictures compression removed at least one visual token",
+    _POLICY,
+)
 SCORE = Histogram(
     "dfmr_score",
     "Intrinsic information of a picture at the smallest pooling factor above 1, in units of the encoder's features",
@@ -151,4 +156,9 @@ BASELINE_RUNS = Counter(
     "Requests drawn for the baseline by what became of them: measured, or why not (busy, backlog, gave_way, too_long, "
     "failed)",
     (*_MODEL, "outcome"),
+)
+REQUEST_LOG_DROPPED = Counter(
+    "dfmr_request_log_dropped_total",
+    "Lines that the request log lost because its disk did not keep up",
+    _MODEL,
 )

@@ -341,6 +341,10 @@ class ServerSettings(BaseModel):
     baseline_max_load: int = Field(
         0, ge=0, description="most requests in the engine beside which such a run may start, and goes on"
     )
+    request_log: Path | None = Field(
+        None,
+        description="file that gets a JSON line for each answered request, for dfmr-report; no text and no pictures",
+    )
 
     @model_validator(mode="before")
     @classmethod

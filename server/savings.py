@@ -14,6 +14,7 @@ from server.metrics import (
     BASELINE_AGREEMENT,
     BASELINE_ANSWERS,
     BASELINE_TTFT,
+    COMPRESSED_REQUESTS,
     IMAGE_ERRORS,
     IMAGES,
     IMAGES_PER_REQUEST,
@@ -171,6 +172,7 @@ class Savings:
             for stage in ("sampled", "kept"):
                 VIDEO_FRAMES.labels(self._model, profile, stage)
             KV_BYTES_SAVED.labels(self._model, profile)
+            COMPRESSED_REQUESTS.labels(self._model, profile)
             KEEP_RATIO.labels(self._model, profile)
             for pair in (TTFT, BASELINE_TTFT, BASELINE_AGREEMENT):
                 pair.labels(self._model, profile)
@@ -217,6 +219,7 @@ class Savings:
         VISUAL_TOKENS.labels(*labels, "original").inc(report.original_visual_tokens)
         VISUAL_TOKENS.labels(*labels, "kept").inc(report.kept_visual_tokens)
         KV_BYTES_SAVED.labels(*labels).inc(report.saved_visual_tokens * (self.kv_bytes_per_token or 0.0))
+        COMPRESSED_REQUESTS.labels(*labels).inc(report.saved_visual_tokens > 0)
         if report.images:
             IMAGES_PER_REQUEST.labels(self._model).observe(len(report.images))
         for image in report.images:

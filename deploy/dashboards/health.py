@@ -222,6 +222,11 @@ def _caches() -> list[Json]:
     ]
 
 
+def _worst(gauge: str) -> str:
+    """The highest value of a gauge among instances; NaN, not enough pictures yet, counts where there is no other."""
+    return f"max by (model_name, profile) ({ours(gauge)})"
+
+
 def _scores() -> list[Json]:
     score = ours("dfmr_score{}")
     return [
@@ -238,4 +243,24 @@ def _scores() -> list[Json]:
             width=12,
         ),
         heatmap("Scores", "All of them.", rate(ours("dfmr_score_bucket"), "le"), unit="short", width=12),
+        lines(
+            "Score drift by profile",
+            "Population stability index of the latest pictures' scores against the profile's calibration: 0.1 is a "
+            "small shift, 0.25 a large one. Only for profiles with a calibration, after enough pictures.",
+            [Query(f"{_worst('dfmr_score_drift')} >= 0", "{{model_name}} {{profile}}")],
+            unit="short",
+        ),
+        lines(
+            "Kept tokens against target by profile",
+            "Mean kept tokens of the latest pictures over the profile's calibrated target, less 1.",
+            [Query(f"{_worst('dfmr_keep_drift')} > -1", "{{model_name}} {{profile}}")],
+            unit="percentunit",
+        ),
+        lines(
+            "Ceiling under KV pressure by profile",
+            "Steps by which detail is given up because the KV cache is nearly full; 0 is none. Only for profiles that "
+            "have steps.",
+            [Query(_worst("dfmr_pressure_level"), "{{model_name}} {{profile}}")],
+            unit="short",
+        ),
     ]

@@ -25,6 +25,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 
 from server.metrics import BASELINE_AGREEMENT, BASELINE_ANSWERS, BASELINE_RUNS, BASELINE_TTFT, TTFT
 from server.request import Rendered, RequestState
+from server.request_log import RequestLog
 from server.vllm_plugin.renderer import DfmrRenderer
 
 logger = init_logger(f"vllm.{__name__}")
@@ -86,16 +87,25 @@ class Baseline:
         chat: vLLM's chat handler, for the defaults of sampling parameters.
         share: of compressed chat requests, 0 to 1.
         max_load: most users' requests in the engine of this API process beside which a pair runs.
+        log: gets every pair too.
     """
 
     def __init__(
-        self, engine: AsyncLLM, renderer: DfmrRenderer, chat: OpenAIServingChat, *, share: float, max_load: int
+        self,
+        engine: AsyncLLM,
+        renderer: DfmrRenderer,
+        chat: OpenAIServingChat,
+        *,
+        share: float,
+        max_load: int,
+        log: RequestLog | None = None,
     ) -> None:
         self._engine = engine
         self._renderer = renderer
         self._chat = chat
         self._share = share
         self._max_load = max_load
+        self._log = log
         self._loop = asyncio.get_running_loop()
         self._jobs: asyncio.Queue[_Job] = asyncio.Queue(MAX_WAITING)
         self._worker: asyncio.Task[None] | None = None
@@ -237,6 +247,9 @@ class Baseline:
         if pair.greedy:
             BASELINE_AGREEMENT.labels(*labels).observe(pair.overlap)
             BASELINE_ANSWERS.labels(*labels, "exact" if pair.exact else "different").inc()
+        if self._log is not None:
+            compared = (pair.overlap, pair.exact) if pair.greedy else (None, None)
+            self._log.pair(pair.profile, pair.compressed.ttft, pair.whole.ttft, *compared)
 
     def _count(self, outcome: str) -> None:
         BASELINE_RUNS.labels(self._model, outcome).inc()

@@ -13,6 +13,7 @@ from server.api import profiles
 from server.api.baseline import Baseline
 from server.api.drain import Drain, DrainMiddleware
 from server.api.routes import router
+from server.request_log import RequestLog
 from server.vllm_plugin.renderer import DfmrRenderer
 
 logger = init_logger(f"vllm.{__name__}")
@@ -37,7 +38,17 @@ class DfmrEndpointPlugin:
         if isinstance(renderer, DfmrRenderer) and renderer.encoder is not None:
             renderer.attach_engine(engine_client)
             await renderer.start()
+            state.dfmr_request_log = _request_log(renderer)
             state.dfmr_baseline = _baseline(engine_client, renderer, state)
+
+
+def _request_log(renderer: DfmrRenderer) -> RequestLog | None:
+    path = renderer.settings.request_log
+    if path is None:
+        return None
+    log = RequestLog(path, renderer.api_process_rank, renderer.model_config.served_model_name)
+    renderer.at_shutdown(log.close)
+    return log
 
 
 def _baseline(engine_client: EngineClient | None, renderer: DfmrRenderer, state: State) -> Baseline | None:
@@ -52,6 +63,13 @@ def _baseline(engine_client: EngineClient | None, renderer: DfmrRenderer, state:
     if engine_client.vllm_config.lora_config is not None:
         logger.warning("dfmr: --dfmr-baseline-share is off: it does not run requests again under LoRA adapters")
         return None
-    baseline = Baseline(engine_client, renderer, chat, share=share, max_load=renderer.settings.baseline_max_load)
+    baseline = Baseline(
+        engine_client,
+        renderer,
+        chat,
+        share=share,
+        max_load=renderer.settings.baseline_max_load,
+        log=state.dfmr_request_log,
+    )
     renderer.at_shutdown(baseline.close)
     return baseline

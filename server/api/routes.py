@@ -1,5 +1,6 @@
 """Routes: vLLM's chat and responses handlers with the compression report added, and the picture explainer."""
 
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from http import HTTPStatus
 from typing import Annotated, Any
@@ -11,6 +12,7 @@ from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
 from vllm import envs
 from vllm.entrypoints.openai.chat_completion.api_router import create_chat_completion
+from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.entrypoints.openai.responses.api_router import create_responses
 from vllm.entrypoints.serve import create_error_response
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
@@ -35,6 +37,7 @@ from server.encoding.encoder import Picture, PictureEncoder
 from server.errors import RETRY_AFTER_SECONDS, PictureError
 from server.profiles.book import key_digest
 from server.request import RequestState, current_request
+from server.request_log import RequestLog
 from server.savings import Report
 from server.vllm_plugin.videos import VideoPart, connector_of, fetch_async
 
@@ -63,10 +66,7 @@ async def chat_completions(
     state = RequestState(
         request.dfmr, keep_rendered=baseline is not None and baseline.draws(request), max_tokens=longest
     )
-    response = await _with_report(create_chat_completion, request, raw_request, state)
-    if baseline is not None and response is not None and state.rendered is not None:
-        response.background = BackgroundTask(baseline.offer, request, state)
-    return response
+    return await _with_report(create_chat_completion, request, raw_request, state)
 
 
 @router.post(
@@ -133,6 +133,7 @@ async def _with_report(
 ) -> Response | None:
     """Run vLLM's handler with this request's options in force, and add the report to what it answers."""
     state.key = key_digest(raw_request.headers.get("authorization"))
+    began = time.perf_counter()
     token = current_request.set(state)
     try:
         response = await handler(request, raw_request)
@@ -156,4 +157,16 @@ async def _with_report(
     else:
         response.body = bytes(response.body)[:-1] + b"," + field + b"}"
         response.headers["content-length"] = str(len(response.body))
+    response.background = BackgroundTask(_answered, raw_request, request, state, began)
     return response
+
+
+async def _answered(raw_request: Request, request: BaseModel, state: RequestState, began: float) -> None:
+    """What is done once a whole answer has been sent, streamed or not."""
+    app = raw_request.app.state
+    log: RequestLog | None = getattr(app, "dfmr_request_log", None)
+    if log is not None:
+        kv_bytes = app.engine_client.renderer.kv_bytes_per_token
+        log.answered(state.report or _NOTHING, kv_bytes, time.perf_counter() - began)
+    if isinstance(request, ChatCompletionRequest) and state.rendered is not None:
+        await app.dfmr_baseline.offer(request, state)

@@ -97,6 +97,11 @@ class DfmrRenderer(HfRenderer):
         self._upstream_process_multimodal_async = self._process_multimodal_async
         self._process_multimodal_async = self._process_pictures_async
 
+    @property
+    def kv_bytes_per_token(self) -> float:
+        """Bytes of KV cache that one token takes over all workers; 0 until the first picture has been encoded."""
+        return self._savings.kv_bytes_per_token or 0.0
+
     def at_shutdown(self, close: Callable[[], None]) -> None:
         """Call ``close``, maybe from another thread, when the engine is about to be shut down."""
         self._resources.callback(close)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from serving import BIN, MAX_IMAGES, MAX_MODEL_LEN, PROFILES, PROFILES_TEXT, Server, run_server
+from serving import BIN, MAX_IMAGES, MAX_MODEL_LEN, PROFILES, PROFILES_TEXT, REQUEST_LOG, Server, run_server
 
 from server.standin import write_checkpoint
 
@@ -28,6 +28,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         "true",
         "--dfmr-baseline-share",
         "1",
+        "--dfmr-request-log",
+        str(folder / REQUEST_LOG),
         "--dfmr-profiles",
         str(folder / PROFILES),
     ]

@@ -1,15 +1,16 @@
 """Sampled requests are run again, compressed and whole, behind the user's back and never in the user's way."""
 
+import json
 import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from pictures import data_url, flat, message, noise
-from serving import Server
+from serving import REQUEST_LOG, Server
 
 pytestmark = pytest.mark.engine
-WAIT_SECONDS = 60
+WAIT_SECONDS = 120
 SAVINGS = ("dfmr_visual_tokens_total", "dfmr_images_total", "dfmr_kv_bytes_saved_total", "dfmr_cache_bytes")
 
 
@@ -66,6 +67,22 @@ def test_answers_at_other_temperatures_are_not_compared(server: Server) -> None:
     ask(server, flat(), max_tokens=4, temperature=1)
     assert server.total("dfmr_baseline_answers_total") == before[0]
     assert server.total("dfmr_ttft_seconds_count") == before[1] + 1
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_request_and_its_pair_are_logged_without_text_or_pictures(server: Server, stream: bool) -> None:
+    log = server.model.parent / REQUEST_LOG
+    before = len(log.read_text().splitlines())
+    ask(server, flat(), noise(4), max_tokens=2, temperature=0, stream=stream)
+    settle(server, lambda: len(log.read_text().splitlines()) >= before + 2)
+    request, pair = (json.loads(line) for line in log.read_text().splitlines()[before : before + 2])
+    assert (request["kind"], request["images"], request["original_visual_tokens"]) == ("request", 2, 1152)
+    assert request["kv_bytes_saved"] > 0
+    assert request["seconds"] > 0
+    assert (pair["kind"], pair["profile"]) == ("pair", "default")
+    assert pair["ttft"] > 0
+    assert pair["baseline_ttft"] > 0
+    assert "What is this" not in log.read_text()
 
 
 def test_a_request_that_kept_every_token_has_nothing_to_compare(server: Server) -> None:

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -19,13 +20,17 @@ from serving import Server
 from deploy.dashboards.__main__ import RULES, boards
 from deploy.dashboards.check import example_values
 from deploy.promql import substituted
+from server.report.cli import main as report
 
 pytestmark = pytest.mark.engine
 
 START_SECONDS = 60
 PAIRS = "dfmr_baseline_agreement_count"
-MAY_BE_EMPTY = {("HTTP answers by status", "5xx")}
-"""Panel and legend of what a healthy server has no series of."""
+KV_BYTES_PER_TOKEN = 2 * 2 * 128 * 4
+"""Layers x (key, value) x width x float32 of the small test model."""
+PROFILED = ("Score drift by profile", "Kept tokens against target by profile", "Ceiling under KV pressure by profile")
+MAY_BE_EMPTY = {("HTTP answers by status", "5xx"), *((title, "{{model_name}} {{profile}}") for title in PROFILED)}
+"""Panel and legend of what a healthy server without calibrated profiles has no series of."""
 
 
 def wait_for(condition: Any, what: str) -> None:
@@ -113,6 +118,25 @@ def data_url(picture: Image.Image) -> str:
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def test_the_cost_report_says_what_the_server_counted(prometheus: Prometheus, server: Server, tmp_path: Path) -> None:
+    arguments = ["--prometheus", prometheus.url, "--since", "10m", "--gpu-hour", "2.5", "--output", str(tmp_path / "r")]
+    assert report(arguments) == 0
+    result = json.loads((tmp_path / "r.json").read_text())
+    (section,) = [s for s in result["sections"] if s["profile"] == "default"]
+    figures = {figure["name"]: figure for figure in section["figures"]}
+    for name, stage in (("Visual tokens of the encoder", "original"), ("Visual tokens kept", "kept")):
+        grown = prometheus.total(f'sum(increase(dfmr_visual_tokens_total{{profile="default", stage="{stage}"}}[10m]))')
+        assert figures[name]["value"] == pytest.approx(grown, rel=0.1)
+    saved, whole = (figures[name]["value"] for name in ("KV cache not written", "Visual tokens saved"))
+    assert saved * 1e9 / whole == pytest.approx(KV_BYTES_PER_TOKEN, rel=0.01)
+    assert figures["Time to first token, uncompressed"]["value"] > 0
+    assert figures["Time to first token saved"]["kind"] == "measured"
+    ownership = {figure["name"]: figure["value"] for figure in result["ownership"]}
+    assert 0 < ownership["GPU hours"] < 1
+    assert result["timeline"]
+    assert "<svg" in (tmp_path / "r.html").read_text()
 
 
 TARGETS = [

@@ -49,6 +49,8 @@ EXPECTED = {
     "dfmr_encode_seconds": ("histogram", ("model_name",)),
     "dfmr_encode_queue_seconds": ("histogram", ("model_name",)),
     "dfmr_encode_batch_size": ("histogram", ("model_name",)),
+    "dfmr_compressed_requests_total": ("counter", ("model_name", "profile")),
+    "dfmr_request_log_dropped_total": ("counter", ("model_name",)),
     "dfmr_ttft_seconds": ("histogram", ("model_name", "profile")),
     "dfmr_baseline_ttft_seconds": ("histogram", ("model_name", "profile")),
     "dfmr_baseline_agreement": ("histogram", ("model_name", "profile")),

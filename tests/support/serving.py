@@ -21,6 +21,8 @@ MAX_IMAGES = 13
 BIN = Path(sys.executable).parent
 KEY = "sk-archive"
 PROFILES = "profiles.yaml"
+REQUEST_LOG = "requests.jsonl"
+"""The server's request log, in the folder that its model is in."""
 PROFILES_TEXT = f"""
 profiles:
   inspection: {{policy: {{factors: [1, 2], tau: 0}}}}
