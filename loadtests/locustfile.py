@@ -17,7 +17,7 @@ from locust.argument_parser import LocustArgumentParser
 from locust.clients import ResponseContextManager
 from locust.env import Environment
 
-from loadtests.application import HASTY_FACTOR, Answer, Errand, Ledger
+from loadtests.errand import HASTY_FACTOR, Answer, Errand, Ledger
 
 _MOST_SURPRISES = 20
 _QUESTIONS = ("What is on these pictures?", "Which of them matters?", "Read the largest number.", "Is anything broken?")

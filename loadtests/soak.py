@@ -10,8 +10,9 @@ from pydantic import BaseModel
 
 from evals.results import Target
 from loadtests import application
-from loadtests.application import HASTY_FACTOR, Ledger, Plan
+from loadtests.application import Plan
 from loadtests.checks import wait_until_idle
+from loadtests.errand import HASTY_FACTOR, Ledger
 from loadtests.pictures import Gallery
 from loadtests.scenarios import Policy
 from loadtests.servers import Footprint, Samples, Server

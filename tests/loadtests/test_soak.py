@@ -2,7 +2,7 @@
 
 import pytest
 
-from loadtests.application import Ledger
+from loadtests.errand import Ledger
 from loadtests.servers import Samples
 from loadtests.soak import Look, judge
 
