@@ -103,7 +103,7 @@ def test_the_profiles_are_listed_without_the_keys(server: Server) -> None:
     ("text", "said"),
     [
         (CHANGED.replace("archive: {policy", "archive: {polciy"), "profiles.archive.polciy"),
-        (CHANGED.replace("[4, 6]", "[4, 8]"), "pooling factor 8 is not measured"),
+        (CHANGED.replace("[4, 6]", "[4, 8], tau: 1"), "pooling factor 8 is not measured"),
         (CHANGED.replace("[4, 6]", "[4, 6"), "line "),
     ],
 )
