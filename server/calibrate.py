@@ -223,8 +223,9 @@ def profile(measured: Measured, served: Served, found: Found, target_tokens: flo
         encoder=served.fingerprint,
     )
     values = set(found.tau.values())
+    policy = {"tau": values.pop() if len(values) == 1 else found.tau, "factors": list(measured.factors)}
     return {
-        "policy": {"tau": values.pop() if len(values) == 1 else found.tau, "factors": list(measured.factors)},
+        "policy": {**policy, "metric": served.metric, "aggregate": served.aggregate},
         "note": f"calibrated on {len(measured.scores)} pictures to {target_tokens:g} visual tokens a picture",
         "calibration": calibration.model_dump(),
     }
