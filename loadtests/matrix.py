@@ -82,6 +82,8 @@ class Runner:
 
     def _main(self, scenario: Scenario, policy: str, load: Load, beside: Beside | None) -> Run:
         requests = of(scenario.requests, self._size)
+        # The server has been idle while the other was under load: waking up is not what is measured.
+        self.answer(Questions(1, min(1, scenario.pictures), scenario.kinds, 32), policy, 1, Load(concurrency=1))
         if scenario.dataset == "random-mm":
             server, body = self._servers[self._matrix.policies[policy].server], self._matrix.policies[policy].body
             return self._execute(

@@ -13,6 +13,8 @@ from server.policy import Detail
 
 SIDE = 24
 """Rows and columns of LLaVA-1.5's feature map."""
+_LETTERS = random.Random()
+"""Of its own: ``vllm bench serve`` sets the seed of the module's generator, which would make texts repeat."""
 
 
 @dataclass(frozen=True)
@@ -80,4 +82,4 @@ def _picture(url: str, detail: Detail) -> dict[str, Any]:
 
 def _text(length: int) -> dict[str, Any]:
     """Random letters: bench models have one token for each, and no two texts share a prefix that a cache could hold."""
-    return {"type": "text", "text": "".join(random.choices(string.ascii_letters, k=length))}
+    return {"type": "text", "text": "".join(_LETTERS.choices(string.ascii_letters, k=length))}

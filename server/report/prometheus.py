@@ -10,6 +10,8 @@ from server.report.usage import Group, Pairs, Point, Usage
 
 _TIMEOUT_SECONDS = 120.0
 _POINTS = 60
+_LOOKS = 2000
+"""How often the number of running instances is looked at, over the time range: fine enough for a trial of minutes."""
 _MIN_STEP_SECONDS = 15
 _BY = "model_name, profile"
 _RESIDENCY = "vllm[:_]request_inference_time_seconds"
@@ -120,7 +122,7 @@ def _residency(prometheus: Prometheus, end: float, window: str) -> dict[str, flo
 
 
 def _instance_hours(prometheus: Prometheus, end: float, seconds: int) -> dict[str, float]:
-    step = _step(seconds)
+    step = max(1, seconds // _LOOKS)
     running = f"sum_over_time(count by (model_name) (dfmr_cache_bytes)[{seconds}s:{step}s])"
     return {labels["model_name"]: value * step / 3600 for labels, value in prometheus.instant(running, end)}
 

@@ -5,7 +5,7 @@ import time
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -49,7 +49,7 @@ def kept(case: Case, columns: NDArray[np.intp]) -> int:
     return int(case[0][np.arange(len(columns)), columns].sum())
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(cases(), st.data())
 def test_nothing_beats_it(case: Case, data: st.DataObject) -> None:
     budget = data.draw(st.integers(fewest_tokens(case[0], case[2]), int(case[0].sum())))
@@ -57,7 +57,7 @@ def test_nothing_beats_it(case: Case, data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize("largest_table", [0, module.LARGEST_TABLE])
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(case=cases(most_items=30))
 def test_no_budget_is_exceeded_and_more_of_it_never_keeps_less(largest_table: int, case: Case) -> None:
     with pytest.MonkeyPatch.context() as patch:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from comparing import features
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dfmr_kernels import AGGREGATES, Choice, Layout, pyramid, select
@@ -121,7 +121,7 @@ def batches(draw: st.DrawFn) -> tuple[torch.Tensor, list[Choice]]:
 Batch = tuple[torch.Tensor, list[Choice]]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(batches())
 def test_decisions_do_not_depend_on_batch_mates(batch: Batch) -> None:
     pictures, choices = batch
@@ -135,7 +135,7 @@ def test_decisions_do_not_depend_on_batch_mates(batch: Batch) -> None:
         assert torch.equal(mate.windows, one.pictures[0].windows)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(batches())
 def test_protected_cells_are_kept_as_they_are(batch: Batch) -> None:
     pictures, choices = batch
@@ -146,7 +146,7 @@ def test_protected_cells_are_kept_as_they_are(batch: Batch) -> None:
             assert (kept == cell).all(1).any()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(batches(), st.floats(0, 1))
 def test_a_decision_taken_elsewhere_finds_what_it_needs(batch: Batch, share: float) -> None:
     pictures, choices = batch

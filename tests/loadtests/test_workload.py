@@ -4,6 +4,7 @@ import base64
 import hashlib
 import io
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -81,3 +82,12 @@ def test_a_scenario_needs_exactly_one_kind_of_load(tmp_path: Path) -> None:
 def test_choosing_scenarios_by_a_wrong_name_says_which_there_are() -> None:
     with pytest.raises(ValueError, match="four pictures"):
         MATRIX.chosen("short", ["five pictures"])
+
+
+def test_texts_never_repeat_even_if_somebody_sets_the_seed(tmp_path: Path) -> None:
+    texts = []
+    for _ in range(2):
+        random.seed(0)
+        work = make(tmp_path / "requests.jsonl", Questions(2, 0, ("flat",), 64), "text-only", MATRIX, Gallery(0))
+        texts += [str(content[0]["text"]) for content in lines(work)]
+    assert len(set(texts)) == 4

@@ -92,6 +92,8 @@ def test_figures_are_those_of_the_counters(prometheus: str, tmp_path: Path) -> N
     assert figures["Share saved"] == pytest.approx(0.75)
     assert figures["Time to first token saved"] == pytest.approx(0.75)
     assert figures["Prefill time saved"] == pytest.approx(0.3 * 10 * high)
+    ownership = {figure["name"]: figure["value"] for figure in result["ownership"]}
+    assert 1 / 3600 < ownership["GPU hours"] < 300 / 3600
     assert figures["KV cache not held"] is None, "there is no vLLM that tells how long requests hold their cache"
 
 
