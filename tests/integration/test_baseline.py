@@ -11,6 +11,7 @@ from serving import REQUEST_LOG, Server
 
 pytestmark = pytest.mark.engine
 WAIT_SECONDS = 120
+STILL_SECONDS = 3
 SAVINGS = ("dfmr_visual_tokens_total", "dfmr_images_total", "dfmr_kv_bytes_saved_total", "dfmr_cache_bytes")
 
 
@@ -23,6 +24,21 @@ def settle(server: Server, condition: Callable[[], bool]) -> None:
 
 def drawn(server: Server) -> float:
     return server.total("dfmr_baseline_runs_total")
+
+
+@pytest.fixture(autouse=True)
+def earlier_pairs_are_done(server: Server) -> None:
+    """The server has answered other tests, and some of their pairs may still be waiting or running."""
+    seen, since = -1.0, time.monotonic()
+
+    def still() -> bool:
+        nonlocal seen, since
+        runs, running = drawn(server), server.total("vllm:num_requests_running")
+        if runs != seen or running:
+            seen, since = runs, time.monotonic()
+        return time.monotonic() - since > STILL_SECONDS
+
+    settle(server, still)
 
 
 def ask(server: Server, *pictures: Any, **options: Any) -> Any:

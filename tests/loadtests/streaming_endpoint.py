@@ -82,7 +82,7 @@ class StreamingEndpoint:
                 self.wfile.write(body)
 
             def do_GET(self) -> None:
-                if self.path == "/metrics":
+                if self.path.endswith("/metrics"):
                     self.reply(200, endpoint.metrics().encode(), "text/plain")
                 else:
                     self.reply(200, b'{"data": [{"id": "fake"}]}')

@@ -101,7 +101,7 @@ def test_users_behave_like_an_application(servers: dict[str, Server], tmp_path: 
 
 def test_chaos_is_accounted_for_to_the_token(servers: dict[str, Server], tmp_path: Path) -> None:
     before = servers["dfmr"].metrics()
-    plan = Plan(seconds=6, users=USERS, rate=30, distinct_pictures=12)
+    plan = Plan(seconds=10, users=USERS, rate=30, distinct_pictures=12)
     found = application.run(servers["dfmr"], MIX, plan, Gallery(1), tmp_path)
     outcomes = found.ledger.outcomes
     assert {"answered", "left", "hasty", "refused", "slow"} <= outcomes.keys(), outcomes

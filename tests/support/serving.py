@@ -15,7 +15,7 @@ import httpx
 import openai
 import pytest
 
-START_SECONDS = 300
+START_SECONDS = 600
 MAX_MODEL_LEN = 8192
 MAX_IMAGES = 13
 BIN = Path(sys.executable).parent
