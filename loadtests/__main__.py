@@ -94,8 +94,7 @@ def run_bench(arguments: argparse.Namespace) -> bool:
                 extra = _run_role(role, wanted, kept, matrix, arguments, up, folder)
         for scenario in wanted:
             results.cells += kept[scenario.name]
-        results = results.model_copy(update=extra or {})
-        results = Results.model_validate(results.model_dump(by_alias=True))
+        results = Results.model_validate({**results.model_dump(by_alias=True), **(extra or {})})
     return _finish(results, arguments)
 
 
