@@ -22,7 +22,7 @@ from loadtests.models import FACTORS, Shape
 from loadtests.pictures import Gallery
 from loadtests.results import Step
 from server.encoding.cache import Features
-from server.encoding.encoder import as_pil, content_key
+from server.encoding.content import as_pil, content_key
 from server.encoding.jobs import EncodedPicture
 from server.encoding.preprocess import Preprocessor
 from server.vllm_plugin.processing import prompt_with_features

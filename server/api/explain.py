@@ -7,7 +7,8 @@ from typing import TypeVar
 from server.api.overlay import overlay_data_url
 from server.api.schemas import AlternativeReport, CandidateReport, ExplainResponse, RegionsExplanation
 from server.encoding.cache import Entry
-from server.encoding.encoder import Picture, PictureEncoder, as_pil
+from server.encoding.content import as_pil
+from server.encoding.encoder import Picture, PictureEncoder
 from server.encoding.explain import alternatives
 from server.encoding.jobs import EncodedPicture
 from server.encoding.protection import blocks_with

@@ -1,7 +1,6 @@
 """Phase one, seen from the API process: pictures in, pooled features out, before the prompt is expanded."""
 
 import asyncio
-import hashlib
 import math
 import os
 import time
@@ -13,13 +12,12 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
-from vllm.multimodal.media import MediaWithBytes
 
 from dfmr_kernels.choices import Choice
 from dfmr_kernels.controls import Method
 from server.encoding.batcher import MicroBatcher
 from server.encoding.cache import Entry, FeatureCache, Features
+from server.encoding.content import as_pil, content_key
 from server.encoding.decisions import NO_BUDGET, Before, Budget, Decider, Limit, Settled
 from server.encoding.fingerprint import fixed_picture
 from server.encoding.jobs import EncodedPicture, EncodeJob, EncodeResult, Measured, Wish
@@ -356,40 +354,6 @@ def named(error: Exception, index: int) -> Exception:
     if isinstance(error, PictureError) and error.index is None:
         return type(error)(index, error.reason, error.message)
     return error
-
-
-def content_key(image: Any) -> bytes:
-    """Identity of a picture's content: of its file's bytes where they are known, else of its pixels."""
-    digest = hashlib.blake2b(digest_size=16)
-    if isinstance(image, MediaWithBytes):
-        digest.update(repr(image.io_config).encode())
-        digest.update(image.original_bytes)
-    else:
-        picture = as_pil(image)
-        digest.update(f"{picture.mode} {picture.size}".encode())
-        digest.update(repr(picture.getpalette("RGB") if picture.mode in ("P", "PA") else None).encode())
-        digest.update(picture.tobytes())
-    return digest.digest()
-
-
-def as_pil(image: Any) -> Image.Image:
-    """A picture as vLLM hands it over, or as offline callers may pass it, as a PIL image.
-
-    Args:
-        image: a PIL image; one with its file's bytes; or a uint8 array or tensor ``(rows, columns, channels)``.
-
-    Raises:
-        TypeError: it is something else.
-    """
-    if isinstance(image, MediaWithBytes):
-        image = image.media
-    if isinstance(image, torch.Tensor):
-        image = image.cpu().numpy()
-    if isinstance(image, np.ndarray):
-        image = Image.fromarray(image)
-    if not isinstance(image, Image.Image):
-        raise TypeError(f"expected a picture, got {type(image).__name__}")
-    return image
 
 
 def _entry(result: EncodeResult) -> Entry:

@@ -1,10 +1,8 @@
 """vLLM's renderer with phase one in it: pictures are encoded and pooled before the prompt's placeholders are sized."""
 
 import asyncio
-import gc
 from collections.abc import Callable, Mapping, Sequence
-from itertools import chain, repeat
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,15 +18,14 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.llm_engine import LLMEngine
 from vllm.v1.metrics.prometheus import get_prometheus_registry
 
-from dfmr_kernels.regions import Layout, tokens_of
-from server.encoding.decisions import Budget, features_of
+from server.encoding.decisions import Budget
 from server.encoding.encoder import Picture, PictureEncoder
 from server.encoding.fingerprint import config_digest, fingerprint
 from server.encoding.jobs import EncodedPicture, EncodeJob, EncodeResult
-from server.encoding.preprocess import Box, Preprocessor
+from server.encoding.preprocess import Preprocessor
 from server.encoding.video import EncodedVideo, VideoEncoder, apart, budget_beside, together, with_slices
-from server.errors import EncodeFailedError, PictureError, RefusedError
-from server.policy import ANSWER_TOKENS, Detail, DfmrOptions, Policy, load_settings, read_boxes
+from server.errors import PictureError, RefusedError
+from server.policy import ANSWER_TOKENS, Policy, load_settings
 from server.profiles.book import Chosen
 from server.profiles.drift import DriftWatch
 from server.profiles.format import Fingerprint
@@ -38,7 +35,10 @@ from server.request import Rendered, RequestState, current_request
 from server.savings import Savings
 from server.vllm_plugin import ARCHITECTURE
 from server.vllm_plugin.connector import picture_urls
+from server.vllm_plugin.messages import image_of, pictures_of, protected, with_details
+from server.vllm_plugin.owner import owner_of
 from server.vllm_plugin.processing import DfmrProcessingInfo, prompt_with_features
+from server.vllm_plugin.replies import results_of
 from server.vllm_plugin.videos import connector_of, fetch, fetch_async, video_parts, with_videos
 
 logger = init_logger(f"vllm.{__name__}")
@@ -129,7 +129,7 @@ class DfmrRenderer(HfRenderer):
     def engine(self) -> AsyncLLM | LLMEngine:
         """The engine that was attached, or else the one in this process that uses this renderer."""
         if self._engine is None:
-            self._engine = _owner(self)
+            self._engine = owner_of(self)
         return self._engine
 
     def render_messages(
@@ -149,7 +149,7 @@ class DfmrRenderer(HfRenderer):
             raise
         finally:
             picture_urls.reset(token)
-        return conversation, _with_details(prompt, pictures_of(messages)[1])
+        return conversation, with_details(prompt, pictures_of(messages)[1])
 
     async def render_messages_async(
         self, messages: list[ChatCompletionMessageParam], params: ChatParams
@@ -168,7 +168,7 @@ class DfmrRenderer(HfRenderer):
             raise
         finally:
             picture_urls.reset(token)
-        return conversation, _with_details(prompt, pictures_of(messages)[1])
+        return conversation, with_details(prompt, pictures_of(messages)[1])
 
     def _process_multimodal(
         self,
@@ -190,7 +190,7 @@ class DfmrRenderer(HfRenderer):
         request = current_request.get() or RequestState()
         try:
             stills, clips = apart(pictures)
-            stills = _protected(stills, request.options)
+            stills = protected(stills, request.options)
             chosen = self._chosen(request, [*stills, *clips])
             videos = self.videos.encode_sync(clips, chosen.policy)
             budget = self._beside(videos, stills, chosen.policy, request, self._budget(prompt, chosen.policy, request))
@@ -224,7 +224,7 @@ class DfmrRenderer(HfRenderer):
         request = current_request.get() or RequestState()
         try:
             stills, clips = apart(pictures)
-            stills = _protected(stills, request.options)
+            stills = protected(stills, request.options)
             chosen = self._chosen(request, [*stills, *clips])
             videos = await self.videos.encode(clips, chosen.policy)
             budget = self._beside(videos, stills, chosen.policy, request, self._budget(prompt, chosen.policy, request))
@@ -278,7 +278,7 @@ class DfmrRenderer(HfRenderer):
             return None
         images = mm_data["image"]
         images = list(images) if isinstance(images, Sequence) else [images]
-        if not images or any(isinstance(_image(i), torch.Tensor) and _image(i).is_floating_point() for i in images):
+        if not images or any(isinstance(image_of(i), torch.Tensor) and image_of(i).is_floating_point() for i in images):
             return None
         self._info.validate_num_items("image", len(images))
         pictures = [i if isinstance(i, Picture) else Picture(i) for i in images]
@@ -356,14 +356,14 @@ class DfmrRenderer(HfRenderer):
         if self._savings.kv_bytes_per_token is None:
             self._savings.kv_bytes_per_token = sum(await engine.collective_rpc("dfmr_kv_bytes_per_token"))
         replies = await engine.collective_rpc("dfmr_encode", args=self._arguments(jobs))
-        return _results(replies, self._info.get_grid())
+        return results_of(replies, self._info.get_grid())
 
     def _encode_on_worker_sync(self, jobs: Sequence[EncodeJob]) -> list[EncodeResult | Exception]:
         engine = self.engine
         assert isinstance(engine, LLMEngine)
         if self._savings.kv_bytes_per_token is None:
             self._savings.kv_bytes_per_token = sum(engine.collective_rpc("dfmr_kv_bytes_per_token"))
-        return _results(engine.collective_rpc("dfmr_encode", args=self._arguments(jobs)), self._info.get_grid())
+        return results_of(engine.collective_rpc("dfmr_encode", args=self._arguments(jobs)), self._info.get_grid())
 
     def _arguments(self, jobs: Sequence[EncodeJob]) -> tuple[Any, ...]:
         assert self.encoder is not None
@@ -378,107 +378,3 @@ class DfmrRenderer(HfRenderer):
             self.encoder.policy.metric,
             [{"choice": list(job.choice), "method": job.method, "levels": job.levels} for job in jobs],
         )
-
-
-def _owner(renderer: DfmrRenderer) -> AsyncLLM | LLMEngine:
-    """The engine that holds a renderer.
-
-    Offline `LLM(...)` and embedders of `AsyncLLM` build renderer and engine in one constructor that offers no hook in
-    which they could meet, so the engine is looked for among all objects, once. vLLM freezes its heap after start-up,
-    which hides objects from that search; it is frozen again afterwards.
-
-    Raises:
-        RuntimeError: there is none.
-    """
-    frozen = gc.get_freeze_count() > 0
-    gc.unfreeze()
-    try:
-        engines = (o for o in gc.get_objects() if issubclass(type(o), (AsyncLLM, LLMEngine)))
-        owner = next((engine for engine in engines if engine.renderer is renderer), None)
-    finally:
-        if frozen:
-            gc.freeze()
-    if owner is None:
-        raise RuntimeError("dfmr: this renderer belongs to no engine, so pictures cannot be encoded")
-    return owner
-
-
-def pictures_of(messages: Sequence[Any]) -> tuple[list[str], list[Picture]]:
-    """URLs of the pictures in chat messages and what is said about them, in the order in which vLLM numbers them."""
-    urls: list[str] = []
-    details: list[Picture] = []
-    for message in messages:
-        content = message.get("content") if isinstance(message, Mapping) else None
-        for part in content if isinstance(content, Sequence) and not isinstance(content, str) else ():
-            if not isinstance(part, Mapping):
-                continue
-            image = part.get("image_url")
-            if image is None and "image_pil" not in part:
-                continue
-            nested = image if isinstance(image, Mapping) else {"url": image}
-            urls.append(str(nested.get("url") or ""))
-            index = len(urls) - 1
-            detail = _detail(index, nested.get("detail") or part.get("detail") or "auto")
-            details.append(Picture(None, detail, _boxes(index, nested.get("protect") or part.get("protect") or ())))
-    return urls, details
-
-
-def _detail(index: int, value: Any) -> Detail:
-    if value not in get_args(Detail):
-        raise PictureError(index, "detail", f"detail must be one of {', '.join(get_args(Detail))}, not {value!r}")
-    detail: Detail = value
-    return detail
-
-
-def _boxes(index: int, value: Any) -> tuple[Box, ...]:
-    try:
-        return read_boxes(value)
-    except ValueError as error:
-        raise PictureError(index, "policy", str(error)) from error
-
-
-def _protected(pictures: list[Picture], options: DfmrOptions | None) -> list[Picture]:
-    """The pictures with the boxes that the request's ``dfmr`` object names for them."""
-    boxes = (options and options.protect) or ()
-    if len(boxes) > len(pictures):
-        raise PictureError(
-            None, "policy", f"dfmr.protect: has boxes for {len(boxes)} pictures, the request has {len(pictures)}"
-        )
-    return [p._replace(protect=p.protect + more) for p, more in zip(pictures, chain(boxes, repeat(())), strict=False)]
-
-
-def _with_details(prompt: DictPrompt, details: Sequence[Picture]) -> DictPrompt:
-    data: Any = prompt.get("multi_modal_data")
-    if data and len(data.get("image") or ()) == len(details) and not isinstance(data["image"], (dict, torch.Tensor)):
-        data["image"] = [one._replace(image=image) for image, one in zip(data["image"], details, strict=True)]
-    return prompt
-
-
-def _image(item: Any) -> Any:
-    return item.image if isinstance(item, Picture) else item
-
-
-def _results(replies: Sequence[list[dict[str, Any]] | None], grid: tuple[int, int]) -> list[EncodeResult | Exception]:
-    """The answer of the one rank that gives one."""
-    (reply,) = [r for r in replies if r is not None]
-    return [_result(one, grid) for one in reply]
-
-
-def _result(reply: dict[str, Any], grid: tuple[int, int]) -> EncodeResult | Exception:
-    if error := reply.get("error"):
-        if error == "nonfinite":
-            return PictureError(
-                None, "nonfinite", "the vision tower or the metric made values of it that are not finite numbers"
-            )
-        if error == "no CLS":
-            return PictureError(
-                None, "policy", "dfmr.method drop-cls: the vision encoder of this model has no CLS token"
-            )
-        return EncodeFailedError(error)
-    tensor = torch.frombuffer(bytearray(reply["features"]), dtype=getattr(torch, reply["dtype"]))
-    layouts = [Layout(block, tuple(factors)) for block, factors in reply["layouts"]]
-    counts = [tokens_of(grid, layout) for layout in layouts]
-    parts = tensor.view(sum(counts), -1).split(counts)
-    pieces = tuple(features_of(part, grid, layout) for part, layout in zip(parts, layouts, strict=True))
-    windows = torch.frombuffer(bytearray(reply["windows"]), dtype=torch.float32)
-    return EncodeResult(tuple(reply["scores"]), windows, pieces)

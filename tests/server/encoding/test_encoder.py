@@ -27,7 +27,8 @@ from tower import (
 )
 from vllm.multimodal.media import MediaWithBytes
 
-from server.encoding.encoder import Picture, PictureEncoder, content_key
+from server.encoding.content import content_key
+from server.encoding.encoder import Picture, PictureEncoder
 from server.errors import EncodeFailedError, PictureError
 from server.policy import DfmrOptions
 
