@@ -134,7 +134,7 @@ def test_sighup_reads_the_file_again(server: Server, file: Path) -> None:
 def test_every_api_process_takes_a_changed_file_up(siglip_server: Server) -> None:
     """The process that is signalled is their parent, which serves no requests and must outlive the signal."""
     path = siglip_server.model.parent / PROFILES
-    path.write_text(CHANGED.replace("inspection", "gauges"))
+    path.write_text(CHANGED.replace("inspection", "gauges").replace("144", "196"))  # of 27 x 27 tokens, at factor 2
     os.kill(siglip_server.process.pid, signal.SIGHUP)
     # Each look is a new connection, which either process may take.
     wait_until(lambda: all("gauges" in str(listing(siglip_server)) for _ in range(16)))

@@ -34,6 +34,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Its address, after it has seen the counters at zero and then after ten requests and 30 pairs."""
     savings = Savings(MODEL, (24, 24), (1, 2))
     savings.kv_bytes_per_token = 1e6
+    CACHE_BYTES.clear()  # of other tests' models, which would count as instances that run
     CACHE_BYTES.labels(MODEL).set(0)
     folder = tmp_path_factory.mktemp("prometheus")
     target, port = free_port(), free_port()
