@@ -70,7 +70,6 @@ class DfmrRenderer(HfRenderer):
                 settings.policy.tau,
             )
         self.settings = settings
-        self.settings = settings
         preprocessor = Preprocessor.from_processor(info.get_hf_processor().image_processor)
         hf = info.get_hf_config()
         self._config = config_digest(
@@ -137,38 +136,40 @@ class DfmrRenderer(HfRenderer):
     ) -> tuple[list[ConversationMessage], DictPrompt]:
         if self.encoder is None:
             return super().render_messages(messages, params)
-        urls, _ = pictures_of(messages)
+        urls, details = pictures_of(messages)
         token = picture_urls.set(urls)
         try:
             if parts := video_parts(messages):
                 videos = fetch(connector_of(self.model_config), parts, self.settings.max_video_bytes)
                 messages = with_videos(messages, parts, videos)
+                _, details = pictures_of(messages)
             conversation, prompt = super().render_messages(messages, params)
         except RefusedError as error:
             self._savings.refuse(error)
             raise
         finally:
             picture_urls.reset(token)
-        return conversation, with_details(prompt, pictures_of(messages)[1])
+        return conversation, with_details(prompt, details)
 
     async def render_messages_async(
         self, messages: list[ChatCompletionMessageParam], params: ChatParams
     ) -> tuple[list[ConversationMessage], DictPrompt]:
         if self.encoder is None:
             return await super().render_messages_async(messages, params)
-        urls, _ = pictures_of(messages)
+        urls, details = pictures_of(messages)
         token = picture_urls.set(urls)
         try:
             if parts := video_parts(messages):
                 videos = await fetch_async(connector_of(self.model_config), parts, self.settings.max_video_bytes)
                 messages = with_videos(messages, parts, videos)
+                _, details = pictures_of(messages)
             conversation, prompt = await super().render_messages_async(messages, params)
         except RefusedError as error:
             self._savings.refuse(error)
             raise
         finally:
             picture_urls.reset(token)
-        return conversation, with_details(prompt, pictures_of(messages)[1])
+        return conversation, with_details(prompt, details)
 
     def _process_multimodal(
         self,
