@@ -79,31 +79,45 @@ def window_moments(picture: Tensor, s: int) -> tuple[Tensor, Tensor]:
     In two passes, the second over the differences from the first's means.
     """
     mean = window_mean(picture, s)
-    return mean, window_mean(spread_over(mean, s, picture).sub_(picture).square_(), s)
+    return mean, window_mean(differences(picture, mean, s).square_(), s)
 
 
-def spread_over(windows: Tensor, s: int, picture: Tensor) -> Tensor:
-    """A value per window (ceil(H/s), ceil(W/s), D) at every position (H, W, D) of `picture`, as a new tensor."""
-    height, width, _ = picture.shape
-    return windows.repeat_interleave(s, 0)[:height].repeat_interleave(s, 1)[:, :width]
+def differences(picture: Tensor, means: Tensor, s: int) -> Tensor:
+    """What each element of a map (H, W, D) has over the mean of its window, of (ceil(H/s), ceil(W/s), D); (H, W, D)."""
+    height, width, channels = picture.shape
+    if height % s or width % s:
+        spread = means.repeat_interleave(s, 0)[:height].repeat_interleave(s, 1)[:, :width]
+        return torch.sub(picture, spread, out=spread)
+    windows = picture.reshape(height // s, s, width // s, s, channels)
+    return (windows - means[:, None, :, None]).view(picture.shape)
 
 
 def window_mean(picture: Tensor, s: int) -> Tensor:
     """Window means (ceil(H/s), ceil(W/s), D) of one float32 map (H, W, D), over the elements that a window has."""
-    by_rows = _segment_mean(picture, s)
-    return _segment_mean(by_rows.transpose(0, 1), s).transpose(0, 1)
+    return segment_mean(segment_mean(picture, s), s, 1)
 
 
-def _segment_mean(lines: Tensor, s: int) -> Tensor:
-    """Means (ceil(n/s), ...) of s neighbours each along the first axis of (n, ...); the last segment may be shorter.
+def segment_mean(values: Tensor, s: int, dim: int = 0) -> Tensor:
+    """Means (..., ceil(n/s), ...) of s neighbours each along one axis of (..., n, ...); the last may be of fewer.
 
-    Whole slices are added, several times faster on the CPU than torch's own pooling and strided means.
+    Whole slices are added one after another: several times faster on the CPU than torch's own pooling and strided
+    means, and in an order that does not depend on the tensor's shape.
     """
-    total = lines[::s].clone()
-    for offset in range(1, min(s, len(lines))):
-        part = lines[offset::s]
-        total[: len(part)] += part
-    full, rest = divmod(len(lines), s)
-    total[:full] /= s
-    total[full:] /= max(rest, 1)
-    return total
+    full, rest = divmod(values.shape[dim], s)
+    found = values.new_empty(*values.shape[:dim], full + (rest > 0), *values.shape[dim + 1 :])
+    if full:
+        segments = values.narrow(dim, 0, full * s).unflatten(dim, (full, s))
+        _mean_of(segments.unbind(dim + 1), found.narrow(dim, 0, full))
+    if rest:
+        _mean_of(values.narrow(dim, full * s, rest).split(1, dim), found.narrow(dim, full, 1))
+    return found
+
+
+def _mean_of(parts: Sequence[Tensor], out: Tensor) -> None:
+    if len(parts) == 1:
+        out.copy_(parts[0])
+        return
+    torch.add(parts[0], parts[1], out=out)
+    for part in parts[2:]:
+        out += part
+    out /= len(parts)

@@ -32,7 +32,7 @@ import torch
 from torch import Tensor
 
 from dfmr_kernels.decide import Grid, tokens_after
-from dfmr_kernels.reference import _segment_mean
+from dfmr_kernels.reference import segment_mean, window_mean, window_moments
 from dfmr_kernels.scores import aggregate_by_name
 
 
@@ -158,9 +158,9 @@ def pool(scene: Tensor, window: Window) -> Tensor:
     if window == (1, 1):
         return scene
     origin = scene[:1, :1, :1].float()
-    pooled = torch.stack([_space_mean(frame.float() - origin[0], window.s) for frame in scene])
+    pooled = torch.stack([window_mean(frame.float() - origin[0], window.s) for frame in scene])
     first = pooled[:1]
-    return (_segment_mean(pooled - first, window.t) + first + origin).to(scene.dtype)
+    return (segment_mean(pooled - first, window.t) + first + origin).to(scene.dtype)
 
 
 def limits(
@@ -232,13 +232,11 @@ def _per_frame(scene: Tensor, s: int) -> tuple[Tensor, Tensor | None]:
     origin = scene[0, :1, :1].float()
     means: list[Tensor] = []
     variances: list[Tensor] = []
-    height, width = scene.shape[1:3]
     for frame in scene:
         centred = frame.float() - origin
-        mean = _space_mean(centred, s)
-        spread = mean.repeat_interleave(s, 0)[:height].repeat_interleave(s, 1)[:, :width]
+        mean, variance = window_moments(centred, s)
         means.append(mean)
-        variances.append(_space_mean(spread.sub_(centred).square_(), s))
+        variances.append(variance)
     return torch.stack(means) - means[0], torch.stack(variances)
 
 
@@ -246,15 +244,8 @@ def _sigma(means: Tensor, variances: Tensor | None, t: int) -> Tensor:
     """Sigma map (ceil(n/t), h, w) of windows of t frames, from each frame's means and variances (n, h, w, D)."""
     if t == 1:
         return means.new_zeros(means.shape[:3]) if variances is None else variances.sqrt().mean(-1)
-    centre = _segment_mean(means, t).repeat_interleave(t, 0)[: len(means)]
-    variance = _segment_mean(centre.sub_(means).square_(), t)
+    centre = segment_mean(means, t).repeat_interleave(t, 0)[: len(means)]
+    variance = segment_mean(centre.sub_(means).square_(), t)
     if variances is not None:
-        variance += _segment_mean(variances, t)
+        variance += segment_mean(variances, t)
     return variance.sqrt_().mean(-1)
-
-
-def _space_mean(frame: Tensor, s: int) -> Tensor:
-    """Window means (ceil(H/s), ceil(W/s), D) of one frame (H, W, D)."""
-    if s == 1:
-        return frame
-    return _segment_mean(_segment_mean(frame, s).transpose(0, 1), s).transpose(0, 1)

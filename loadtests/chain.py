@@ -12,7 +12,6 @@ from statistics import median
 from typing import Any
 
 import msgspec
-import numpy as np
 import torch
 from transformers import AutoImageProcessor, CLIPVisionConfig, CLIPVisionModel
 from vllm.multimodal.media import ImageMediaIO
@@ -23,9 +22,10 @@ from loadtests.pictures import Gallery
 from loadtests.results import Step
 from server.encoding.cache import Features
 from server.encoding.content import as_pil, content_key
-from server.encoding.jobs import EncodedPicture
+from server.encoding.jobs import EncodedPicture, EncodeJob, joined
 from server.encoding.preprocess import Preprocessor
 from server.vllm_plugin.processing import prompt_with_features
+from server.vllm_plugin.worker import normalised
 
 REPEATS = 15
 _IMAGE_TOKEN = 3
@@ -59,7 +59,8 @@ def _measure(shape: Shape, checkpoint: Path, encode_seconds: float | None) -> li
     picture = reader.load_base64("image/jpeg", encoded)
     preprocessor = Preprocessor.from_processor(AutoImageProcessor.from_pretrained(checkpoint, backend="pil"))
     pixels = preprocessor(as_pil(picture))
-    sent = [np.stack([pixels]).tobytes(), [1, *pixels.shape]]
+    job = EncodeJob(pixels, ())
+    sent = [joined([job]), [1, *pixels.shape]]
     tower = _tower(shape)
     inputs = torch.from_numpy(pixels)[None].to(torch.bfloat16)
     feature_map = _map(tower, inputs)
@@ -70,8 +71,8 @@ def _measure(shape: Shape, checkpoint: Path, encode_seconds: float | None) -> li
     result = EncodedPicture(features, (0.0,) * len(FACTORS), "key", False)
     prompt = [1, *range(10, 40), _IMAGE_TOKEN, *range(10, 40)]
     wire = msgspec.msgpack.encode(reply)
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (preprocessor.mean, preprocessor.std))
-    raw = torch.from_numpy(pixels)
+    constants = [[preprocessor.scale], list(preprocessor.mean), list(preprocessor.std)]
+    raw = torch.from_numpy(pixels)[None]
 
     def back() -> bytes:
         return msgspec.msgpack.encode({**reply, "features": packed.view(torch.uint8).numpy().tobytes()})
@@ -82,10 +83,10 @@ def _measure(shape: Shape, checkpoint: Path, encode_seconds: float | None) -> li
         _step("resize, crop, transpose", lambda: preprocessor(as_pil(picture)), _POOL),
     ]
     inside = [
-        _step("copy: stack and bytes", lambda: np.stack([pixels]).tobytes(), _LOOP),
+        _step("copy: one batch's bytes", lambda: joined([job]), _LOOP),
         _step("copy: serialise and back", lambda: msgspec.msgpack.decode(msgspec.msgpack.encode(sent)), _LOOP),
         _step("copy: bytes to tensor", lambda: torch.frombuffer(bytearray(sent[0]), dtype=torch.uint8), _ENGINE),
-        _step("normalise", lambda: (raw.float() * preprocessor.scale - mean) / std, _ENGINE),
+        _step("normalise", lambda: normalised(raw, constants), _ENGINE),
         _step("vision tower", lambda: _map(tower, inputs), _ENGINE),
         _step("DFMR", lambda: reduce(feature_map, FACTORS, decided, "mean"), _ENGINE),
         _step("reply: tensor to bytes, serialise", back, _ENGINE),

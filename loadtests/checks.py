@@ -2,6 +2,7 @@
 
 import base64
 import io
+import itertools
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from loadtests.scenarios import Policy
 from loadtests.servers import Server
 
 MOST_PICTURES = 128
+_SERIAL = itertools.count()
 IDLE_SECONDS = 60
 
 
@@ -33,7 +35,7 @@ def pictures_that_fit(server: Server, policy: Policy) -> int:
 
 
 def _accepted(server: Server, policy: Policy, pictures: int) -> bool:
-    parts = [{"type": "image_url", "image_url": {"url": _plain(index)}} for index in range(pictures)]
+    parts = [{"type": "image_url", "image_url": {"url": _unseen()}} for _ in range(pictures)]
     messages = [{"role": "user", "content": [*parts, {"type": "text", "text": "What is on these pictures?"}]}]
     body = {
         "model": server.model,
@@ -42,15 +44,16 @@ def _accepted(server: Server, policy: Policy, pictures: int) -> bool:
         **policy.body,
     }
     reply = httpx.post(f"{server.url}/v1/chat/completions", json=body, timeout=300)
-    # One-phase vLLM answers some prompts that are too long with a 500, which is a refusal all the same.
-    if pictures == 1 and reply.status_code != httpx.codes.OK:
-        raise RuntimeError(f"one picture: status {reply.status_code}: {reply.text[:300]}")
+    if reply.status_code not in (httpx.codes.OK, httpx.codes.BAD_REQUEST):
+        raise RuntimeError(f"{pictures} pictures: status {reply.status_code}: {reply.text[:300]}")
     return reply.status_code == httpx.codes.OK
 
 
-def _plain(index: int) -> str:
+def _unseen() -> str:
+    """A picture that was never sent before: vLLM answers 500 to pictures of a request that it refused, sent again."""
+    serial = next(_SERIAL)
     buffer = io.BytesIO()
-    Image.new("RGB", (64, 64), (index % 256, 90, 160)).save(buffer, "PNG")
+    Image.new("RGB", (64, 64), (serial % 256, serial // 256 % 256, 160)).save(buffer, "PNG")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import itertools
 import shutil
+import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 
@@ -12,10 +13,13 @@ from loadtests.driver import Load, Run
 from loadtests.pictures import Gallery
 from loadtests.results import MARK, Cell, cell
 from loadtests.scenarios import Beside, Matrix, Scenario, Size, of
-from loadtests.servers import Server
+from loadtests.servers import Kind, Server
 from loadtests.workload import Questions, make
 
 ALONE = "alone"
+SETTLE_SECONDS = 1.2
+"""An engine and its workers spin on their message queues for a second after the last request, which takes the cores
+from whichever server is asked next: its first answers then take up to ten times as long."""
 _MOST = 8
 """Requests at a time when a server's capacity is measured."""
 
@@ -40,6 +44,7 @@ class Runner:
         self._serial = itertools.count()
         self._gallery = Gallery(seed=sum(map(ord, str(folder))) % 10**8)
         self._capacities: dict[tuple[int, int, str], float] = {}
+        self._last: Kind | None = None
 
     def warm_up(self) -> None:
         """Have both servers answer a little of everything before anything is timed."""
@@ -59,11 +64,18 @@ class Runner:
             for policy in policies:
                 if self._matrix.policies[policy].server not in self._servers:
                     continue
+                self._turn_to(self._matrix.policies[policy].server)
                 for variant, rate, run in self._variants(scenario, policy):
                     found.setdefault((policy, variant, rate), []).append(run)
                     self._say(f"{scenario.name} | round {number + 1}/{rounds} | {policy} {variant}{_told(run)}")
         shutil.rmtree(self._folder / "sent", ignore_errors=True)
         return [cell(scenario.name, policy, scenario.model, runs, v, r) for (policy, v, r), runs in found.items()]
+
+    def _turn_to(self, server: Kind) -> None:
+        """Wait for the other server's processes to go to sleep."""
+        if server != self._last:
+            time.sleep(SETTLE_SECONDS)
+        self._last = server
 
     def _variants(self, scenario: Scenario, policy: str) -> Iterable[tuple[str, float | None, Run]]:
         if scenario.application is not None:

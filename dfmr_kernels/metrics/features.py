@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dfmr_kernels.decide import Grid, grid_after
 from dfmr_kernels.metrics.base import MetricInput
-from dfmr_kernels.reference import spread_over, window_mean, window_moments
+from dfmr_kernels.reference import differences, window_mean, window_moments
 
 
 def std(picture: MetricInput) -> dict[int, Tensor]:
@@ -83,7 +83,7 @@ def spectral(picture: MetricInput) -> dict[int, Tensor]:
     smallest = torch.finfo(torch.float32).tiny
     found = {}
     for s in picture.factors:
-        tokens = _tokens_by_window(moved - spread_over(window_mean(moved, s), s, moved), s)
+        tokens = _tokens_by_window(differences(moved, window_mean(moved, s), s), s)
         gram = tokens @ tokens.transpose(-1, -2)
         trace = gram.diagonal(dim1=-2, dim2=-1).sum(-1)
         squares = gram.square().sum((-2, -1))

@@ -1,5 +1,6 @@
 """What goes to the worker for a picture, what comes back, and what the prompt is given."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -33,6 +34,11 @@ class EncodeJob(NamedTuple):
     @property
     def choice(self) -> Choice:
         return Choice(self.thresholds, self.block, self.protected, self.max_tokens)
+
+
+def joined(jobs: Sequence[EncodeJob]) -> bytes:
+    """The pixels of a batch one after another, in a single copy."""
+    return b"".join(job.pixels.data for job in jobs)
 
 
 class EncodeResult(NamedTuple):

@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from vllm.config import VllmConfig
 from vllm.inputs import MultiModalDataDict, MultiModalInput, MultiModalUUIDDict
@@ -21,7 +20,7 @@ from vllm.v1.metrics.prometheus import get_prometheus_registry
 from server.encoding.decisions import Budget
 from server.encoding.encoder import Picture, PictureEncoder
 from server.encoding.fingerprint import config_digest, fingerprint
-from server.encoding.jobs import EncodedPicture, EncodeJob, EncodeResult
+from server.encoding.jobs import EncodedPicture, EncodeJob, EncodeResult, joined
 from server.encoding.preprocess import Preprocessor
 from server.encoding.video import EncodedVideo, VideoEncoder, apart, budget_beside, together, with_slices
 from server.errors import PictureError, RefusedError
@@ -368,11 +367,10 @@ class DfmrRenderer(HfRenderer):
 
     def _arguments(self, jobs: Sequence[EncodeJob]) -> tuple[Any, ...]:
         assert self.encoder is not None
-        pixels = np.stack([job.pixels for job in jobs])
         preprocessor = self.encoder.preprocessor
         return (
-            pixels.tobytes(),
-            list(pixels.shape),
+            joined(jobs),
+            [len(jobs), *jobs[0].pixels.shape],
             [[preprocessor.scale], list(preprocessor.mean), list(preprocessor.std)],
             list(self.encoder.candidates),
             self.encoder.policy.aggregate,

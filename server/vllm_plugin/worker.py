@@ -70,10 +70,8 @@ class DfmrWorkerExtension:
         raw: torch.Tensor,
         jobs: list[dict[str, Any]],
     ) -> list[dict[str, Any]]:
-        (scale,), mean, std = normalise
-        per_channel = torch.tensor([mean, std], device=self.device).view(2, 1, 3, 1, 1)
         seen = raw.to(self.device)
-        inputs = (seen.float() * scale - per_channel[0]) / per_channel[1]
+        inputs = normalised(seen, normalise)
         model = self.get_model()
         controls = any(job["method"] != "dfmr" for job in jobs)
         maps, cls = model.encode_with_cls(inputs) if controls else (model.encode_pictures(inputs), None)
@@ -116,6 +114,20 @@ class DfmrWorkerExtension:
             per_layer = getattr(spec, "kv_cache_specs", None) or dict.fromkeys(group.layer_names, spec)
             total += sum(layer.page_size_bytes / layer.block_size for layer in per_layer.values())
         return total
+
+
+def normalised(pixels: torch.Tensor, constants: list[list[float]]) -> torch.Tensor:
+    """What the vision tower is fed, ``(pixel * scale - mean) / std`` in float32.
+
+    In place, as further tensors of a batch's size cost the CPU more in page faults than the arithmetic does.
+
+    Args:
+        pixels: ``(pictures, 3, height, width)`` uint8.
+        constants: ``[[scale], mean, std]``.
+    """
+    (scale,), mean, std = constants
+    per_channel = torch.tensor([mean, std], device=pixels.device).view(2, 1, 3, 1, 1)
+    return pixels.float().mul_(scale).sub_(per_channel[0]).div_(per_channel[1])
 
 
 def _singly(
