@@ -28,6 +28,7 @@ WORK = HERE / ".work"
 CACHE_BYTES = {"bench": 256 << 20, "tiny": 8 << 20}
 """Bounds of the feature cache; the tiny model's is soon full, so that what memory grows by is not the cache."""
 CONTEXT = {"bench": 8192, "tiny": 4096}
+DEFAULT_MODEL = "small"
 MEMORY_REQUESTS = 1000
 MEMORY_WARM_UP = 200
 """Requests before memory is first looked at: buffers that are shared between processes count once they are touched."""
@@ -55,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--size", choices=("short", "full"), default="short")
     bench.add_argument("--scenarios", type=Path, default=scenarios.FILE)
     bench.add_argument("--only", nargs="*", default=[], metavar="SCENARIO")
+    bench.add_argument("--rounds", type=int, metavar="N", help="at most so many rounds of each scenario")
     bench.add_argument("--resume", action="store_true", help="keep what an interrupted run of this size has finished")
     bench.add_argument("--url", help="measure this dfmr server instead of starting one; skips the tiny model")
     bench.add_argument("--baseline-url", help="and this one-phase server of the same checkpoint")
@@ -65,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     for command in (bench, soaking):
         command.add_argument("--out", type=Path, default=HERE / "results")
         command.add_argument("--strict", action="store_true", help="exit with 1 if a target is missed")
-        command.add_argument("--model", choices=models.SHAPES, default="tiny" if command is soaking else "small")
+        command.add_argument("--model", choices=models.SHAPES, default="tiny" if command is soaking else DEFAULT_MODEL)
         command.add_argument(
             "--serve",
             default="",
@@ -78,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
 def run_bench(arguments: argparse.Namespace) -> bool:
     """Run the matrix and write the results; True if a target was missed."""
     matrix = scenarios.load(arguments.scenarios)
-    chosen = matrix.chosen(arguments.size, arguments.only)
+    chosen = matrix.chosen(arguments.size, arguments.only, arguments.rounds)
     folder = WORK / arguments.size
     folder.mkdir(parents=True, exist_ok=True)
     if not arguments.resume:
@@ -225,13 +227,15 @@ def _about(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _finish(results: Results, arguments: argparse.Namespace) -> bool:
     results.count_goodput()
-    results.targets = targets.check(results)
+    results.targets = [t for t in targets.check(results) if t.measured is not None or not arguments.only]
     results.run["minutes"] = round((time.monotonic() - _START) / 60, 1)
     for found in results.cells:
         found.samples = []
     out: Path = arguments.out
     out.mkdir(parents=True, exist_ok=True)
-    name = f"bench-{arguments.size}"
+    name = (
+        f"bench-{arguments.size}" if arguments.model == DEFAULT_MODEL else f"bench-{arguments.size}-{arguments.model}"
+    )
     write_json(out / f"{name}.json", results)
     write_csv(out / f"{name}.csv", results)
     (out / f"{name}.html").write_text(report.render(results))

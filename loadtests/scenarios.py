@@ -132,8 +132,12 @@ class Matrix(_Strict):
                 raise ValueError(f"{name}: there is no policy {policy.like}")
         return self
 
-    def chosen(self, size: Size, only: list[str]) -> list[Scenario]:
+    def chosen(self, size: Size, only: list[str], most_rounds: int | None = None) -> list[Scenario]:
         """The scenarios of a run.
+
+        Args:
+            only: their names; all if there are none.
+            most_rounds: bound of the rounds of each.
 
         Raises:
             ValueError: `only` names one that there is not.
@@ -141,7 +145,10 @@ class Matrix(_Strict):
         names = [scenario.name for scenario in self.scenarios]
         if unknown := [name for name in only if name not in names]:
             raise ValueError(f"no scenario {', '.join(unknown)}; there are: {', '.join(names)}")
-        return [s for s in self.scenarios if of(s.requests, size) and (not only or s.name in only)]
+        found = [s for s in self.scenarios if of(s.requests, size) and (not only or s.name in only)]
+        if most_rounds is None:
+            return found
+        return [s.model_copy(update={"rounds": tuple(min(n, most_rounds) for n in s.rounds)}) for s in found]
 
 
 def load(path: Path = FILE) -> Matrix:

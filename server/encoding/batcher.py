@@ -2,12 +2,12 @@
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from server.encoding.fair import FairQueue
 from server.errors import EncodeFailedError, EncoderOverloadedError
 from server.metrics import ENCODE_BATCH_SIZE, ENCODE_QUEUE, ENCODE_QUEUE_SECONDS, ENCODE_SECONDS
 
@@ -24,6 +24,8 @@ class _Waiting(Generic[Job, Result]):
 
 class MicroBatcher(Generic[Job, Result]):
     """Runs one call at a time; what arrives meanwhile forms the next batch, so an idle server never waits for company.
+
+    Requests that wait take turns, so that one with many pictures does not fill the next batch alone.
 
     Args:
         run: encodes a batch and returns, in its order, a result or the exception that belongs to that job alone.
@@ -43,7 +45,7 @@ class MicroBatcher(Generic[Job, Result]):
         self._run = run
         self._max_batch = max_batch
         self._max_queue = max_queue
-        self._waiting: deque[_Waiting[Job, Result]] = deque()
+        self._waiting: FairQueue[_Waiting[Job, Result]] = FairQueue()
         self._drain: asyncio.Task[None] | None = None
         self._queue = ENCODE_QUEUE.labels(model_name)
         self._queue.set(0)
@@ -61,7 +63,7 @@ class MicroBatcher(Generic[Job, Result]):
             raise EncoderOverloadedError(self._max_queue)
         done: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         waiting = _Waiting(job, done, time.perf_counter())
-        self._waiting.append(waiting)
+        self._waiting.put(waiting)
         self._queue.set(len(self._waiting))
         if self._drain is None or self._drain.done():
             self._drain = asyncio.create_task(self._encode_until_empty())
@@ -99,7 +101,7 @@ class MicroBatcher(Generic[Job, Result]):
     def _next_batch(self) -> list[_Waiting[Job, Result]]:
         batch: list[_Waiting[Job, Result]] = []
         while self._waiting and len(batch) < self._max_batch:
-            waiting = self._waiting.popleft()
+            waiting = self._waiting.take()
             if not waiting.done.cancelled():
                 batch.append(waiting)
         self._queue.set(len(self._waiting))

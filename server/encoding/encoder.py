@@ -7,7 +7,8 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from functools import partial
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from server.encoding.batcher import MicroBatcher
 from server.encoding.cache import Entry, FeatureCache, Features
 from server.encoding.content import as_pil, content_key
 from server.encoding.decisions import NO_BUDGET, Before, Budget, Decider, Limit, Settled
+from server.encoding.fair import FairSemaphore, one_owner
 from server.encoding.fingerprint import fixed_picture
 from server.encoding.jobs import EncodedPicture, EncodeJob, EncodeResult, Measured, Wish
 from server.encoding.preprocess import Box, Preprocessor
@@ -27,6 +29,7 @@ from server.errors import PictureError
 from server.metrics import CACHE_HITS, CACHE_MISSES, ENCODE_BATCH_SIZE, ENCODE_SECONDS, PREPROCESS_SECONDS
 from server.policy import Detail, Policy, ServerSettings
 
+_P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 
@@ -85,9 +88,9 @@ class PictureEncoder:
         )
         self._in_flight: dict[Wish, _InFlight] = {}
         self.decider = Decider(grid, self.candidates, settings.policy.aggregate)
-        self._threads = ThreadPoolExecutor(
-            settings.preprocess_threads or min(16, os.cpu_count() or 1), thread_name_prefix="dfmr-preprocess"
-        )
+        threads = settings.preprocess_threads or min(16, os.cpu_count() or 1)
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="dfmr-preprocess")
+        self._turns = FairSemaphore(threads)
         self._hits, self._misses = CACHE_HITS.labels(model_name), CACHE_MISSES.labels(model_name)
         self._preprocess_seconds = PREPROCESS_SECONDS.labels(model_name)
         self._encode_seconds = ENCODE_SECONDS.labels(model_name)
@@ -140,6 +143,10 @@ class PictureEncoder:
         Raises:
             PictureError: a picture is at fault, or the policy cannot be met.
         """
+        with one_owner():
+            return await self._encode(pictures, policy, budget)
+
+    async def _encode(self, pictures: Sequence[Picture], policy: Policy, budget: Budget) -> list[EncodedPicture]:
         choices = self.choices(pictures, policy)
         limit = self.decider.limit(choices, budget)
         images = [picture.image for picture in pictures]
@@ -153,9 +160,7 @@ class PictureEncoder:
             self._measure(index, image, choice, policy.method)
             for index, (image, choice) in enumerate(zip(images, choices, strict=True))
         )
-        settled = await asyncio.get_running_loop().run_in_executor(
-            self._threads, self.decider.settle, [one.entry for one in measured], choices, limit
-        )
+        settled = await self.in_thread(self.decider.settle, [one.entry for one in measured], choices, limit)
         return await _all(
             self._fetch(index, image, one, kept, policy.method)
             for index, (image, one, kept) in enumerate(zip(images, measured, settled, strict=True))
@@ -170,7 +175,7 @@ class PictureEncoder:
         """Every token of a picture, made anew and not remembered: the baseline neither reads the cache nor fills it."""
         (choice,) = self.choices([picture], self.policy.model_copy(update={"enabled": False, "method": "dfmr"}))
         key = await self._key_of(None, picture.image, "dfmr")
-        pixels = await asyncio.get_running_loop().run_in_executor(self._threads, self._pixels, None, picture.image)
+        pixels = await self.in_thread(self._pixels, None, picture.image)
         result = await self._batcher.submit(EncodeJob(pixels, choice.thresholds))
         return _encoded(key, result, result.features, cached=False)
 
@@ -178,9 +183,10 @@ class PictureEncoder:
         """Encode one input beside the pictures of other requests, without the cache."""
         return await self._batcher.submit(job)
 
-    @property
-    def threads(self) -> ThreadPoolExecutor:
-        return self._threads
+    async def in_thread(self, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        """Have a preprocessing thread do something; requests that wait for one take turns."""
+        async with self._turns:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, partial(work, *args, **kwargs))
 
     @property
     def cache(self) -> FeatureCache:
@@ -228,13 +234,13 @@ class PictureEncoder:
                 del self._in_flight[wish]
 
     async def _encode_fresh(self, wish: Wish, image: Any) -> EncodeResult:
-        pixels = await asyncio.get_running_loop().run_in_executor(self._threads, self._pixels, None, image)
+        pixels = await self.in_thread(self._pixels, None, image)
         result = await self._batcher.submit(wish.job(pixels))
         self._remember(wish.key, result)
         return result
 
     async def _key_of(self, index: int | None, image: Any, method: Method) -> bytes:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self._key, index, image, method)
+        return await self.in_thread(self._key, index, image, method)
 
     def _remember(self, key: bytes, result: EncodeResult) -> None:
         for features in result.pieces:

@@ -18,6 +18,7 @@ from server.encoding.cache import Features
 from server.encoding.clip import Clip, Sampling, decode
 from server.encoding.decisions import Budget
 from server.encoding.encoder import Picture, PictureEncoder
+from server.encoding.fair import one_owner
 from server.encoding.jobs import EncodedPicture, EncodeJob, EncodeResult
 from server.errors import EncoderOverloadedError, PictureError, VideoError
 from server.policy import Detail, Policy, ServerSettings
@@ -157,14 +158,14 @@ class VideoEncoder:
             VideoError: a video or what is asked of it is wrong; names its index.
             EncoderOverloadedError: too many videos wait already.
         """
-        return [await self._one(index, video, policy) for index, video in enumerate(videos)]
+        with one_owner():
+            return [await self._one(index, video, policy) for index, video in enumerate(videos)]
 
     async def _one(self, index: int, video: Picture, policy: Policy) -> EncodedVideo:
         plan = self.plan(index, video.detail, policy)
-        threads = self._pictures.threads
-        loop = asyncio.get_running_loop()
+        in_thread = self._pictures.in_thread
         try:
-            content = await loop.run_in_executor(threads, content_key, video.image, plan.sampling)
+            content = await in_thread(content_key, video.image, plan.sampling)
             if hit := self._lookup(content, plan):
                 return hit
             if self._taken >= self._settings.max_videos:
@@ -172,9 +173,9 @@ class VideoEncoder:
             self._taken += 1
             try:
                 async with self._places:
-                    clip = await loop.run_in_executor(threads, self.clip, video.image, plan.sampling)
+                    clip = await in_thread(self.clip, video.image, plan.sampling)
                     maps = await self._maps(clip)
-                    encoded = await loop.run_in_executor(threads, self._reduced, content, plan, clip, maps)
+                    encoded = await in_thread(self._reduced, content, plan, clip, maps)
             finally:
                 self._taken -= 1
         except PictureError as error:
@@ -225,7 +226,7 @@ class VideoEncoder:
         """The frames that a policy looks at, to be shown."""
         sampling = Sampling(policy.video_fps, policy.video_max_frames)
         async with self._places:
-            return await asyncio.get_running_loop().run_in_executor(self._pictures.threads, self.clip, video, sampling)
+            return await self._pictures.in_thread(self.clip, video, sampling)
 
     @property
     def grid(self) -> tuple[int, int]:

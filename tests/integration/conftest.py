@@ -2,11 +2,24 @@
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
-from serving import BIN, MAX_IMAGES, MAX_MODEL_LEN, PROFILES, PROFILES_TEXT, REQUEST_LOG, Server, run_server
+from pictures import scene
+from serving import (
+    BIN,
+    CALIBRATED_TOKENS,
+    MAX_IMAGES,
+    MAX_MODEL_LEN,
+    PROFILES,
+    PROFILES_TEXT,
+    REQUEST_LOG,
+    Server,
+    run_server,
+)
 
+from server.calibrate import main as calibrate
 from server.standin import write_checkpoint
 
 
@@ -34,6 +47,18 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         str(folder / PROFILES),
     ]
     yield from run_server(command, folder / "model", folder / "server.log")
+
+
+@pytest.fixture(scope="session")
+def gauges(server: Server) -> Path:
+    """A profile that was calibrated on this server's own scores of 24 scenes, beside its profiles file."""
+    folder = server.model.parent / "pictures"
+    folder.mkdir()
+    for seed in range(24):
+        scene(seed).save(folder / f"{seed}.png")
+    path = server.model.parent / "gauges.json"
+    calibrate([str(folder), "--endpoint", server.url, "--target-tokens", str(CALIBRATED_TOKENS), "--out", str(path)])
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -10,28 +10,20 @@ import numpy as np
 import pytest
 from pictures import message, noise, scene
 from PIL import Image
-from serving import PROFILES, PROFILES_TEXT, Server
+from serving import CALIBRATED_TOKENS, PROFILES, PROFILES_TEXT, Server
 
-from server.calibrate import main
 from server.profiles.format import read_profile
 
 pytestmark = pytest.mark.engine
-TARGET = 200
 WATCHED = PROFILES_TEXT.replace(
     "profiles:\n", "profiles:\n  watched: {calibrated: gauges.json, drift: {window: 50, least: 20}}\n"
 )
 
 
-@pytest.fixture(scope="module")
-def gauges(server: Server) -> Iterator[Path]:
-    """A profile that was calibrated on this server's own scores of 24 scenes, beside its profiles file."""
-    folder = server.model.parent / "pictures"
-    folder.mkdir()
-    for seed in range(24):
-        scene(seed).save(folder / f"{seed}.png")
-    path = server.model.parent / "gauges.json"
-    main([str(folder), "--endpoint", server.url, "--target-tokens", str(TARGET), "--out", str(path)])
-    yield path
+@pytest.fixture(autouse=True, scope="module")
+def own_profiles(server: Server) -> Iterator[None]:
+    """The server's profiles file, in the end as it was."""
+    yield
     (server.model.parent / PROFILES).write_text(PROFILES_TEXT)
     reload(server)
 
@@ -55,7 +47,7 @@ def test_calibrating_writes_thresholds_bins_a_fingerprint_and_a_picture(server: 
     assert found.calibration is not None
     assert set(found.policy["tau"]) == {"2", "3", "4", "6"}
     assert (found.calibration.pictures, found.calibration.factor) == (24, 2)
-    assert found.calibration.mean_tokens <= TARGET
+    assert found.calibration.mean_tokens <= CALIBRATED_TOKENS
     served = httpx.get(f"{server.url}/v1/dfmr/encoder", timeout=60).json()
     assert served["fingerprint"] == found.calibration.encoder.model_dump(mode="json")
     assert np.asarray(Image.open(gauges.with_suffix(".png"))).std() > 10
@@ -69,7 +61,9 @@ def test_the_profile_keeps_its_target_and_notices_other_pictures(server: Server,
     assert found is not None
     assert sum(r["kept_visual_tokens"] for r in reports) / 24 == pytest.approx(found.mean_tokens, abs=0.01)
     assert server.total("dfmr_score_drift", profile="watched") < 0.1
-    assert server.total("dfmr_keep_drift", profile="watched") == pytest.approx(found.mean_tokens / TARGET - 1, abs=1e-3)
+    assert server.total("dfmr_keep_drift", profile="watched") == pytest.approx(
+        found.mean_tokens / CALIBRATED_TOKENS - 1, abs=1e-3
+    )
     for start in range(0, 52, 13):
         ask(server, [noise(1000 + start + i) for i in range(13)])
     assert server.total("dfmr_score_drift", profile="watched") > 0.25

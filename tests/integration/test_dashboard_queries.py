@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from deploy_tools import tool
 from PIL import Image
-from serving import Server
+from serving import PROFILES, PROFILES_TEXT, Server
 
 from deploy.dashboards.__main__ import RULES, boards
 from deploy.dashboards.check import example_values
@@ -28,9 +28,17 @@ START_SECONDS = 60
 PAIRS = "dfmr_baseline_agreement_count"
 KV_BYTES_PER_TOKEN = 2 * 2 * 128 * 4
 """Layers x (key, value) x width x float32 of the small test model."""
-PROFILED = ("Score drift by profile", "Kept tokens against target by profile", "Ceiling under KV pressure by profile")
-MAY_BE_EMPTY = {("HTTP answers by status", "5xx"), *((title, "{{model_name}} {{profile}}") for title in PROFILED)}
-"""Panel and legend of what a healthy server without calibrated profiles has no series of."""
+MAY_BE_EMPTY = {("HTTP answers by status", "5xx")}
+"""Panel and legend of what a healthy server has no series of."""
+WATCHED = PROFILES_TEXT.replace(
+    "profiles:\n",
+    """profiles:
+  watched:
+    calibrated: gauges.json
+    drift: {window: 50, least: 4}
+    pressure: {high: 0.9, low: 0.8, steps: [{max_tokens_per_image: 144}]}
+""",
+)
 
 
 def wait_for(condition: Any, what: str) -> None:
@@ -64,7 +72,18 @@ class Prometheus:
 
 
 @pytest.fixture(scope="module")
-def prometheus(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
+def watched(server: Server, gauges: Path) -> Iterator[str]:
+    """The name of a profile that watches for drift and pressure."""
+    path, reload = server.model.parent / PROFILES, f"{server.url}/v1/dfmr/profiles/reload"
+    path.write_text(WATCHED)
+    assert httpx.post(reload, timeout=60).status_code == 200
+    yield "watched"
+    path.write_text(PROFILES_TEXT)
+    httpx.post(reload, timeout=60)
+
+
+@pytest.fixture(scope="module")
+def prometheus(server: Server, watched: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
     """Prometheus with our rules, scraping the server once a second, after two rounds of traffic that it saw apart."""
     folder = tmp_path_factory.mktemp("prometheus")
     config = {
@@ -86,7 +105,7 @@ def prometheus(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iter
         wait_for(running.ready, "Prometheus")
         for _ in range(2):
             before, pairs = running.total("dfmr_images_total"), running.total(PAIRS)
-            accepted = send_traffic(server.url)
+            accepted = send_traffic(server.url) + send_traffic(server.url, {"profile": watched})
             wait_for(lambda b=before, a=accepted: running.total("dfmr_images_total") >= b + a, "a scrape")
             wait_for(lambda p=pairs: running.total(PAIRS) >= p + 1, "a request to be run again without compression")
         yield running
@@ -95,22 +114,23 @@ def prometheus(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iter
         process.wait(30)
 
 
-def send_traffic(url: str) -> int:
+def send_traffic(url: str, dfmr: dict[str, Any] | None = None) -> int:
     """Pictures from empty to dense, one of them twice, one broken; the number of those that are accepted."""
     model = httpx.get(f"{url}/v1/models", timeout=30).json()["data"][0]["id"]
     noise = np.random.default_rng(time.time_ns()).integers(0, 256, (336, 336, 3), dtype=np.uint8)
     flat = Image.new("RGB", (336, 336), tuple(int(c) for c in noise[0, 0]))
     pictures = [data_url(flat), data_url(flat), data_url(Image.fromarray(noise))]
-    statuses = [ask(url, model, pictures[:2]), ask(url, model, [pictures[0]]), ask(url, model, [pictures[2]])]
-    assert statuses == [200, 200, 200]
-    assert ask(url, model, ["data:image/png;base64,aGVsbG8="]) == 400
+    sent = [pictures[:2], [pictures[0]], [pictures[2]]]
+    assert [ask(url, model, some, dfmr) for some in sent] == [200, 200, 200]
+    assert ask(url, model, ["data:image/png;base64,aGVsbG8="], dfmr) == 400
     return 4
 
 
-def ask(url: str, model: str, pictures: list[str]) -> int:
+def ask(url: str, model: str, pictures: list[str], dfmr: dict[str, Any] | None) -> int:
     content: list[dict[str, Any]] = [{"type": "image_url", "image_url": {"url": picture}} for picture in pictures]
     content.append({"type": "text", "text": "What is this?"})
     body = {"model": model, "max_tokens": 8, "temperature": 0, "messages": [{"role": "user", "content": content}]}
+    body |= {"dfmr": dfmr} if dfmr else {}
     return httpx.post(f"{url}/v1/chat/completions", json=body, timeout=120).status_code
 
 

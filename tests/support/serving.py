@@ -18,6 +18,8 @@ import pytest
 START_SECONDS = 600
 MAX_MODEL_LEN = 8192
 MAX_IMAGES = 13
+CALIBRATED_TOKENS = 200
+"""Mean visual tokens that the `gauges` profile is calibrated to."""
 BIN = Path(sys.executable).parent
 KEY = "sk-archive"
 PROFILES = "profiles.yaml"

@@ -8,6 +8,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from server.encoding.batcher import MicroBatcher
+from server.encoding.fair import one_owner
 from server.errors import EncoderOverloadedError
 
 _names = (f"test-batcher-{i}" for i in count())
@@ -243,3 +244,16 @@ async def test_the_queues_length_is_shown(batcher: MicroBatcher[int, int], doubl
     doubler.finish(2)
     await asyncio.gather(*tasks)
     assert waiting() == 0
+
+
+async def test_a_request_with_one_picture_is_in_the_next_batch_beside_one_with_many(
+    batcher: MicroBatcher[int, int], doubler: Doubler
+) -> None:
+    tasks = await submitted(batcher, 0)
+    with one_owner():
+        tasks += await submitted(batcher, 1, 2, 3, 4, 5)
+    with one_owner():
+        tasks += await submitted(batcher, 6)
+    doubler.finish(3)
+    assert await asyncio.gather(*tasks) == [0, 2, 4, 6, 8, 10, 12]
+    assert doubler.calls == [[0], [1, 6, 2, 3], [4, 5]]
