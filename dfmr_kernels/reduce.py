@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from dfmr_kernels import reference
-from dfmr_kernels.decide import Grid, check_candidates, decide, grid_after
+from dfmr_kernels.choices import Choice
+from dfmr_kernels.decide import Grid, check_candidates, grid_after
 from dfmr_kernels.metrics import metric_by_name, window_maps
 from dfmr_kernels.reference import Pyramid
-from dfmr_kernels.scores import Aggregate, aggregate_by_name
+from dfmr_kernels.select import select
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -109,16 +110,21 @@ def reduce(
         ValueError: wrong rank, an empty axis, another dtype, bad candidates, thresholds that do not match or are NaN,
             an unknown aggregate or metric, or missing or wrong pixels for it.
     """
-    score = aggregate_by_name(aggregate)
     _check_features(features)
     _check_thresholds(thresholds, len(features), len(candidates))
+    choices = [Choice(tuple(row)) for row in thresholds]
     measured = measure(features, candidates, metric, pixels)
-    scores, finite = _scores_on_host(measured, score)
-    factors = [
-        decide(row, limits, candidates) if ok else 0
-        for row, limits, ok in zip(scores.tolist(), thresholds, finite, strict=True)
-    ]
-    return _pack(measured.maps, factors, scores, finite)
+    kept, pictures = select(measured, candidates, choices, [False] * len(choices), aggregate)
+    factors = [0 if picture is None else picture.layouts[0].factors[0] for picture in pictures]
+    _, height, width, _ = features.shape
+    scores = [[nan] * len(candidates) if picture is None else picture.scores for picture in pictures]
+    return Reduction(
+        features=kept,
+        grids=[grid_after((height, width), s) if s else (0, 0) for s in factors],
+        factors=factors,
+        scores=torch.tensor(scores).view(len(pictures), len(candidates)),
+        finite=[picture is not None for picture in pictures],
+    )
 
 
 def _check_features(features: Tensor) -> None:
@@ -136,29 +142,3 @@ def _check_thresholds(thresholds: Sequence[Sequence[float]], pictures: int, cand
             raise ValueError(f"thresholds of picture {index}: need {candidates}, one per candidate, got {len(row)}")
         if any(isnan(limit) for limit in row):
             raise ValueError(f"thresholds of picture {index} contain NaN")
-
-
-def _scores_on_host(measured: Pyramid, score: Aggregate) -> tuple[Tensor, list[bool]]:
-    """Scores (B, F) float32 and finite flags on the CPU, for one wait on the device."""
-    sigmas = measured.sigmas
-    packed = torch.cat([measured.finite[:, None].float(), *(sigma.flatten(1) for sigma in sigmas.values())], 1).cpu()
-    finite = ((packed[:, 0] > 0) & packed.isfinite().all(1)).tolist()
-    scores = torch.full((len(finite), len(sigmas)), nan)
-    first = 1
-    for column, sigma in enumerate(sigmas.values()):
-        grid = sigma.shape[1:]
-        windows = packed[:, first : first + grid.numel()].unflatten(1, grid)
-        first += grid.numel()
-        # One picture at a time, for the reason given in `reference.pyramid`.
-        for index, ok in enumerate(finite):
-            if ok:
-                scores[index, column] = score(windows[index : index + 1])[0]
-    return scores, finite
-
-
-def _pack(maps: dict[int, Tensor], factors: list[int], scores: Tensor, finite: list[bool]) -> Reduction:
-    _, height, width, channels = maps[1].shape
-    kept = [maps[s][index].flatten(0, 1) for index, s in enumerate(factors) if s]
-    packed = torch.cat(kept) if kept else maps[1].new_empty(0, channels)
-    grids = [grid_after((height, width), s) if s else (0, 0) for s in factors]
-    return Reduction(packed, grids, factors, scores, finite)
