@@ -119,6 +119,8 @@ def _run_role(
             rows = [c.model_dump(mode="json", by_alias=True) for c in kept[scenario.name]]
             _file(folder, scenario.name).write_text(json.dumps(rows))
     extra: dict[str, Any] = {}
+    if arguments.only:
+        return extra
     if role == "bench":
         extra["chain"] = [step.model_dump() for step in _chain(arguments, kept, folder)]
     elif "dfmr" in up:
