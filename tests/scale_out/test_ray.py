@@ -19,6 +19,8 @@ from serving import free_port
 pytest.importorskip("ray", reason="ray is not installed (make setup-scale-out): NOT CHECKED")
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(1500)]
 MODEL = "tiny-llava-dfmr"
+ACTOR_SECONDS = 0.1
+"""What was killed is a server. Until its actor has ended as well, requests that reach it are lost like those before."""
 # No dashboard, little shared memory, and Ray's own watch over memory off: the machine is not Ray's alone.
 CLUSTER = (
     "--head",
@@ -176,18 +178,19 @@ def test_a_killed_replica_costs_its_in_flight_requests_only_and_is_replaced(clus
         wait_until(lambda: answered(url) > 5, "traffic on the new replica", 120)
         served = time.monotonic() - moment
     failed = load.failed()
-    in_flight = load.in_flight(moment)
+    in_flight = load.in_flight(moment, moment + ACTOR_SECONDS)
     print(
         json.dumps(
             {
                 "requests": len(load.outcomes),
                 "in flight at the kill": in_flight,
-                "failed": len(failed),
+                "failed": [o.detail[:200] for o in failed],
                 "kill to new server process, s": round(replaced, 1),
                 "kill to ready, s": round(ready, 1),
                 "kill to serving, s": round(served, 1),
             }
         )
     )
-    assert all(o.sent <= moment + 0.1 for o in failed), [(o.sent - moment, o) for o in failed if o.sent > moment]
+    late = [outcome for outcome in failed if outcome.sent > moment + ACTOR_SECONDS]
+    assert not late
     assert len(failed) <= in_flight

@@ -1,7 +1,9 @@
 """Two replicas behind upstream's ``vllm-router``: sessions stick, a killed replica costs its in-flight requests only,
 it is used again when it is back, and one that is asked to stop finishes its answers."""
 
+import itertools
 import json
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -46,15 +48,21 @@ def documented_options() -> list[str]:
     return words[start : words.index("--host")]
 
 
+def cores() -> Iterator[int]:
+    """A core for each replica: left to itself, vLLM binds every one to the first, where they starve each other."""
+    return itertools.cycle(sorted(os.sched_getaffinity(0)))
+
+
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     router = tool("vllm-router")
     folder = tmp_path_factory.mktemp("fleet")
     replicas = []
-    for name in ("a", "b"):
+    for core, name in zip(cores(), ("a", "b"), strict=False):
         port = free_port()
         command = [str(BIN / "dfmr-serve"), "--port", str(port), *ENGINE]
-        replicas.append(Replica(Program(command, folder / f"{name}.log"), f"http://127.0.0.1:{port}"))
+        own = {"VLLM_CPU_OMP_THREADS_BIND": str(core)}
+        replicas.append(Replica(Program(command, folder / f"{name}.log", own), f"http://127.0.0.1:{port}"))
         replicas[-1].program.start()
     port = free_port()
     command = [router, *documented_options(), "--port", str(port), "--prometheus-port", str(free_port())]

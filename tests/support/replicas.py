@@ -150,6 +150,7 @@ class Load:
     def failed(self) -> list[Outcome]:
         return [outcome for outcome in self.outcomes if not outcome.ok]
 
-    def in_flight(self, moment: float) -> int:
-        """How many requests had been sent and had not ended at a moment."""
-        return sum(outcome.sent <= moment <= outcome.ended for outcome in self.outcomes)
+    def in_flight(self, moment: float, until: float | None = None) -> int:
+        """How many requests were on their way at a moment, or at some time between it and ``until``."""
+        last = moment if until is None else until
+        return sum(outcome.sent <= last and outcome.ended >= moment for outcome in self.outcomes)
