@@ -18,6 +18,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator
+from http import HTTPStatus
 from pathlib import Path
 
 import httpx
@@ -26,7 +27,7 @@ from ray import serve
 from ray.serve import Application
 from ray.serve.config import AutoscalingConfig, RequestRouterConfig
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import JSONResponse, Response, StreamingResponse
 
 logger = logging.getLogger("ray.serve")
 
@@ -34,6 +35,17 @@ SESSION_ROUTER = "ray.serve.experimental.consistent_hash_router.ConsistentHashRo
 TEARDOWN_SECONDS = 30
 """For an idle server to end: the engine's processes give their memory back."""
 _HOP_BY_HOP = {"connection", "content-length", "host", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"}
+
+
+_GONE = {
+    "error": {
+        "message": "this replica's server has ended and another takes its place; please ask again",
+        "type": "ServiceUnavailableError",
+        "param": None,
+        "code": HTTPStatus.SERVICE_UNAVAILABLE,
+    }
+}
+"""As vLLM reports errors. Clients of OpenAI's library ask again by themselves."""
 
 
 class Settings(BaseModel):
@@ -127,7 +139,10 @@ class Replica:
         headers = [(name, value) for name, value in request.headers.items() if name not in _HOP_BY_HOP]
         path = request.url.path + (f"?{request.url.query}" if request.url.query else "")
         onward = self.client.build_request(request.method, path, headers=headers, content=await request.body())
-        answer = await self.client.send(onward, stream=True)
+        try:
+            answer = await self.client.send(onward, stream=True)
+        except httpx.TransportError:
+            return JSONResponse(_GONE, HTTPStatus.SERVICE_UNAVAILABLE, {"Retry-After": "1"})
         back = {name: value for name, value in answer.headers.items() if name not in _HOP_BY_HOP}
         return StreamingResponse(_closing(answer), answer.status_code, back)
 
