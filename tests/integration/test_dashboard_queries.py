@@ -35,7 +35,7 @@ WATCHED = PROFILES_TEXT.replace(
     """profiles:
   watched:
     calibrated: gauges.json
-    drift: {window: 50, least: 4}
+    drift: {window: 50, least: 20}
     pressure: {high: 0.9, low: 0.8, steps: [{max_tokens_per_image: 144}]}
 """,
 )
@@ -105,7 +105,9 @@ def prometheus(server: Server, watched: str, tmp_path_factory: pytest.TempPathFa
         wait_for(running.ready, "Prometheus")
         for _ in range(2):
             before, pairs = running.total("dfmr_images_total"), running.total(PAIRS)
-            accepted = send_traffic(server.url) + send_traffic(server.url, {"profile": watched})
+            # Drift is told from 20 pictures on.
+            options = [None, *[{"profile": watched}] * 3]
+            accepted = sum(send_traffic(server.url, dfmr) for dfmr in options)
             wait_for(lambda b=before, a=accepted: running.total("dfmr_images_total") >= b + a, "a scrape")
             wait_for(lambda p=pairs: running.total(PAIRS) >= p + 1, "a request to be run again without compression")
         yield running
