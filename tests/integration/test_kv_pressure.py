@@ -51,7 +51,7 @@ def test_detail_is_given_up_while_the_cache_is_full_and_given_back(server: Serve
         wait_until(lambda: kept(server) == 576)
         with server.client.chat.completions.create(
             model="small",
-            messages=message(*[noise(400 + i) for i in range(12)]),  # type: ignore[arg-type]
+            messages=message(*[noise(400 + i) for i in range(8)]),  # type: ignore[arg-type]
             stream=True,
             extra_body={"ignore_eos": True, "dfmr": {"enabled": False}},
         ) as answer:
