@@ -20,16 +20,16 @@ from dfmr_kernels import reduce
 from loadtests.models import FACTORS, Shape
 from loadtests.pictures import Gallery
 from loadtests.results import Step
-from server.encoding.cache import Features
 from server.encoding.content import as_pil, content_key
-from server.encoding.jobs import EncodedPicture, EncodeJob, joined
+from server.encoding.jobs import EncodedPicture, EncodeJob, EncodeResult, joined
 from server.encoding.preprocess import Preprocessor
 from server.vllm_plugin.processing import prompt_with_features
+from server.vllm_plugin.replies import results_of
 from server.vllm_plugin.worker import normalised
 
 REPEATS = 15
 _IMAGE_TOKEN = 3
-_KEPT = 144
+_FACTOR = 2
 _POOL = "API process, thread pool"
 _LOOP = "API process, event loop"
 _ENGINE = "engine, between two steps"
@@ -64,14 +64,16 @@ def _measure(shape: Shape, checkpoint: Path, encode_seconds: float | None) -> li
     tower = _tower(shape)
     inputs = torch.from_numpy(pixels)[None].to(torch.bfloat16)
     feature_map = _map(tower, inputs)
-    decided = [[float("inf") if s == 2 else float("-inf") for s in FACTORS]]
+    decided = [[float("inf") if s == _FACTOR else float("-inf") for s in FACTORS]]
     packed = reduce(feature_map, FACTORS, decided, "mean").features
-    reply = {"features": packed.view(torch.uint8).numpy().tobytes(), "dtype": "bfloat16", "grid": [12, 12]}
-    features = _parse(reply)
-    result = EncodedPicture(features, (0.0,) * len(FACTORS), "key", False)
+    reply = {"features": packed.view(torch.uint8).numpy().tobytes(), "dtype": "bfloat16", "layouts": [[0, [_FACTOR]]]}
+    reply |= {"scores": [0.0] * len(FACTORS), "windows": bytes(4)}
+    grid = feature_map.shape[1], feature_map.shape[2]
+    (encoded_result,) = results_of([[reply]], grid)
+    assert isinstance(encoded_result, EncodeResult)
+    result = EncodedPicture(encoded_result.features, encoded_result.scores, "key", False)
     prompt = [1, *range(10, 40), _IMAGE_TOKEN, *range(10, 40)]
     wire = msgspec.msgpack.encode(reply)
-    constants = [[preprocessor.scale], list(preprocessor.mean), list(preprocessor.std)]
     raw = torch.from_numpy(pixels)[None]
 
     def back() -> bytes:
@@ -86,11 +88,11 @@ def _measure(shape: Shape, checkpoint: Path, encode_seconds: float | None) -> li
         _step("copy: one batch's bytes", lambda: joined([job]), _LOOP),
         _step("copy: serialise and back", lambda: msgspec.msgpack.decode(msgspec.msgpack.encode(sent)), _LOOP),
         _step("copy: bytes to tensor", lambda: torch.frombuffer(bytearray(sent[0]), dtype=torch.uint8), _ENGINE),
-        _step("normalise", lambda: normalised(raw, constants), _ENGINE),
+        _step("normalise", lambda: normalised(raw, preprocessor.normalisation), _ENGINE),
         _step("vision tower", lambda: _map(tower, inputs), _ENGINE),
         _step("DFMR", lambda: reduce(feature_map, FACTORS, decided, "mean"), _ENGINE),
         _step("reply: tensor to bytes, serialise", back, _ENGINE),
-        _step("parse: bytes to tensor", lambda: _parse(msgspec.msgpack.decode(wire)), _LOOP),
+        _step("parse: bytes to tensor", lambda: results_of([[msgspec.msgpack.decode(wire)]], grid), _LOOP),
     ]
     after = [_step("placeholders", lambda: prompt_with_features(prompt, _IMAGE_TOKEN, [result]), _LOOP)]
     after.append(
@@ -138,8 +140,3 @@ def _map(tower: CLIPVisionModel, inputs: torch.Tensor) -> torch.Tensor:
     side = int(tokens.shape[1] ** 0.5)
     grid: torch.Tensor = tokens.unflatten(1, (side, side))
     return grid
-
-
-def _parse(reply: dict[str, Any]) -> Features:
-    tensor = torch.frombuffer(bytearray(reply["features"]), dtype=torch.bfloat16).view(_KEPT, -1)
-    return Features(tensor, (12, 12), 2)

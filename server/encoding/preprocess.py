@@ -90,6 +90,11 @@ class Preprocessor:
             std=std,
         )
 
+    @property
+    def normalisation(self) -> list[list[float]]:
+        """``[[scale], mean, std]``, as the worker is told."""
+        return [[self.scale], list(self.mean), list(self.std)]
+
     def __call__(self, picture: Image.Image) -> NDArray[np.uint8]:
         """Preprocess one picture. Thread-safe; PIL gives up the interpreter lock while it resamples.
 

@@ -367,11 +367,10 @@ class DfmrRenderer(HfRenderer):
 
     def _arguments(self, jobs: Sequence[EncodeJob]) -> tuple[Any, ...]:
         assert self.encoder is not None
-        preprocessor = self.encoder.preprocessor
         return (
             joined(jobs),
             [len(jobs), *jobs[0].pixels.shape],
-            [[preprocessor.scale], list(preprocessor.mean), list(preprocessor.std)],
+            self.encoder.preprocessor.normalisation,
             list(self.encoder.candidates),
             self.encoder.policy.aggregate,
             self.encoder.policy.metric,

@@ -49,6 +49,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     yield from run_server(command, folder / "model", folder / "server.log")
 
 
+@pytest.fixture(scope="module")
+def own_profiles(server: Server) -> Iterator[None]:
+    """For tests that change the server's profiles file: in the end it is as it was."""
+    yield
+    assert server.reload_profiles(PROFILES_TEXT).status_code == 200
+
+
 @pytest.fixture(scope="session")
 def gauges(server: Server) -> Path:
     """A profile that was calibrated on this server's own scores of 24 scenes, beside its profiles file."""

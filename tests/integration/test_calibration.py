@@ -1,7 +1,6 @@
 """From a folder of pictures to a profile in force that notices when pictures change."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,26 +9,14 @@ import numpy as np
 import pytest
 from pictures import message, noise, scene
 from PIL import Image
-from serving import CALIBRATED_TOKENS, PROFILES, PROFILES_TEXT, Server
+from serving import CALIBRATED_TOKENS, PROFILES_TEXT, Server
 
 from server.profiles.format import read_profile
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("own_profiles")]
 WATCHED = PROFILES_TEXT.replace(
     "profiles:\n", "profiles:\n  watched: {calibrated: gauges.json, drift: {window: 50, least: 20}}\n"
 )
-
-
-@pytest.fixture(autouse=True, scope="module")
-def own_profiles(server: Server) -> Iterator[None]:
-    """The server's profiles file, in the end as it was."""
-    yield
-    (server.model.parent / PROFILES).write_text(PROFILES_TEXT)
-    reload(server)
-
-
-def reload(server: Server) -> httpx.Response:
-    return httpx.post(f"{server.url}/v1/dfmr/profiles/reload", timeout=60)
 
 
 def ask(server: Server, pictures: list[Image.Image]) -> Any:
@@ -54,8 +41,7 @@ def test_calibrating_writes_thresholds_bins_a_fingerprint_and_a_picture(server: 
 
 
 def test_the_profile_keeps_its_target_and_notices_other_pictures(server: Server, gauges: Path) -> None:
-    (server.model.parent / PROFILES).write_text(WATCHED)
-    assert reload(server).status_code == 200
+    assert server.reload_profiles(WATCHED).status_code == 200
     reports = [ask(server, [scene(seed) for seed in half]) for half in (range(12), range(12, 24))]
     found = read_profile(gauges).calibration
     assert found is not None
@@ -76,7 +62,6 @@ def test_a_profile_of_another_encoder_is_refused(server: Server, gauges: Path) -
     features = content["calibration"]["encoder"]["features"]
     content["calibration"]["encoder"]["features"] = features[::-1]
     gauges.with_name("other.json").write_text(json.dumps(content))
-    (server.model.parent / PROFILES).write_text(WATCHED.replace("gauges.json", "other.json"))
-    reply = reload(server)
+    reply = server.reload_profiles(WATCHED.replace("gauges.json", "other.json"))
     assert reply.status_code == 400
     assert "profile watched was calibrated for another encoder" in reply.json()["error"]["message"]

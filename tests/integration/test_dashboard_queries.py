@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from deploy_tools import tool
 from PIL import Image
-from serving import PROFILES, PROFILES_TEXT, Server
+from serving import PROFILES_TEXT, Server
 
 from deploy.dashboards.__main__ import RULES, boards
 from deploy.dashboards.check import example_values
@@ -72,14 +72,10 @@ class Prometheus:
 
 
 @pytest.fixture(scope="module")
-def watched(server: Server, gauges: Path) -> Iterator[str]:
+def watched(server: Server, gauges: Path, own_profiles: None) -> str:
     """The name of a profile that watches for drift and pressure."""
-    path, reload = server.model.parent / PROFILES, f"{server.url}/v1/dfmr/profiles/reload"
-    path.write_text(WATCHED)
-    assert httpx.post(reload, timeout=60).status_code == 200
-    yield "watched"
-    path.write_text(PROFILES_TEXT)
-    httpx.post(reload, timeout=60)
+    assert server.reload_profiles(WATCHED).status_code == 200
+    return "watched"
 
 
 @pytest.fixture(scope="module")

@@ -39,12 +39,7 @@ def file(server: Server) -> Iterator[Path]:
     """The server's profiles file, in the end as it was."""
     path = server.model.parent / PROFILES
     yield path
-    path.write_text(PROFILES_TEXT)
-    assert reload(server).status_code == 200
-
-
-def reload(server: Server) -> httpx.Response:
-    return httpx.post(f"{server.url}/v1/dfmr/profiles/reload", timeout=60)
+    assert server.reload_profiles(PROFILES_TEXT).status_code == 200
 
 
 def listing(server: Server, key: str = "none") -> Any:
@@ -111,7 +106,7 @@ def test_a_bad_file_is_a_400_and_leaves_the_old_profiles_in_force(
     server: Server, file: Path, text: str, said: str
 ) -> None:
     file.write_text(text)
-    reply = reload(server)
+    reply = server.reload_profiles()
     assert reply.status_code == 400
     assert said in reply.json()["error"]["message"]
     assert said in listing(server)["rejected"]
@@ -120,7 +115,7 @@ def test_a_bad_file_is_a_400_and_leaves_the_old_profiles_in_force(
 
 def test_a_good_file_is_in_force_at_once(server: Server, file: Path) -> None:
     file.write_text(CHANGED)
-    assert reload(server).json()["rejected"] is None
+    assert server.reload_profiles().json()["rejected"] is None
     assert ask(server, noise(303), profile="inspection")["kept_visual_tokens"] == 144
 
 

@@ -50,6 +50,12 @@ class Server:
     def async_client(self) -> openai.AsyncOpenAI:
         return openai.AsyncOpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0)
 
+    def reload_profiles(self, text: str | None = None) -> httpx.Response:
+        """Have the profiles file read again, with another content if there is one."""
+        if text is not None:
+            (self.model.parent / PROFILES).write_text(text)
+        return httpx.post(f"{self.url}/v1/dfmr/profiles/reload", timeout=60)
+
     def metrics(self) -> dict[str, float]:
         """Samples of ``/metrics`` by name and labels, as they are printed there."""
         lines = httpx.get(f"{self.url}/metrics", timeout=30).text.splitlines()
