@@ -101,7 +101,8 @@ class Preprocessor:
         Returns:
             ``(3, height, width)`` channels, rows, columns.
         """
-        picture = picture.convert("RGB")
+        if picture.mode != "RGB":  # Converting to the same mode would copy the whole picture.
+            picture = picture.convert("RGB")
         if self.pad_value is not None:
             picture = _padded_to_square(picture, self.pad_value)
         if self.shortest_edge is None:
