@@ -1,6 +1,7 @@
 """Collects pictures of many requests into one encode call, while the one before is in flight."""
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -25,7 +26,8 @@ class _Waiting(Generic[Job, Result]):
 class MicroBatcher(Generic[Job, Result]):
     """Runs one call at a time; what arrives meanwhile forms the next batch, so an idle server never waits for company.
 
-    Requests that wait take turns, so that one with many pictures does not fill the next batch alone.
+    Requests that wait take turns, and one with many pictures fills half of a batch at most: what comes after it waits for
+    a shorter call, and so does decoding.
 
     Args:
         run: encodes a batch and returns, in its order, a result or the exception that belongs to that job alone.
@@ -44,6 +46,7 @@ class MicroBatcher(Generic[Job, Result]):
     ) -> None:
         self._run = run
         self._max_batch = max_batch
+        self._share = math.ceil(max_batch / 2)
         self._max_queue = max_queue
         self._waiting: FairQueue[_Waiting[Job, Result]] = FairQueue()
         self._drain: asyncio.Task[None] | None = None
@@ -100,9 +103,8 @@ class MicroBatcher(Generic[Job, Result]):
 
     def _next_batch(self) -> list[_Waiting[Job, Result]]:
         batch: list[_Waiting[Job, Result]] = []
-        while self._waiting and len(batch) < self._max_batch:
-            waiting = self._waiting.take()
-            if not waiting.done.cancelled():
-                batch.append(waiting)
+        while self._waiting and not batch:
+            taken = self._waiting.take_some(self._max_batch, self._share)
+            batch = [waiting for waiting in taken if not waiting.done.cancelled()]
         self._queue.set(len(self._waiting))
         return batch

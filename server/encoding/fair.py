@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
 
-_owner: ContextVar[object] = ContextVar("owner", default=None)
+_owner: ContextVar[object | None] = ContextVar("owner", default=None)
 
 
 @contextmanager
@@ -35,8 +35,8 @@ class FairQueue(Generic[Item]):
         return self._length
 
     def put(self, item: Item) -> None:
-        """Add an item of the current owner's."""
-        self._owners.setdefault(_owner.get(), deque()).append(item)
+        """Add an item of the current owner's; without one it is its own."""
+        self._owners.setdefault(_owner.get() or object(), deque()).append(item)
         self._length += 1
 
     def take(self) -> Item:
@@ -54,18 +54,26 @@ class FairQueue(Generic[Item]):
         self._length -= 1
         return item
 
+    def take_some(self, most: int, share: int) -> list[Item]:
+        """Up to ``most`` items by turns, no more than ``share`` of one owner."""
+        taken: list[Item] = []
+        for _ in range(share):
+            for _ in range(min(len(self._owners), most - len(taken))):
+                taken.append(self.take())
+        return taken
+
     def remove(self, item: Item) -> None:
-        """Take out an item of the current owner's.
+        """Take out an item.
 
         Raises:
             ValueError: it is not there.
         """
-        items = self._owners.get(_owner.get())
-        if items is None:
-            raise ValueError("remove from an empty queue")
-        items.remove(item)
-        if not items:
-            del self._owners[_owner.get()]
+        owner = next((owner for owner, items in self._owners.items() if item in items), None)
+        if owner is None:
+            raise ValueError("it is not in the queue")
+        self._owners[owner].remove(item)
+        if not self._owners[owner]:
+            del self._owners[owner]
         self._length -= 1
 
 

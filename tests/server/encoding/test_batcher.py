@@ -246,7 +246,7 @@ async def test_the_queues_length_is_shown(batcher: MicroBatcher[int, int], doubl
     assert waiting() == 0
 
 
-async def test_a_request_with_one_picture_is_in_the_next_batch_beside_one_with_many(
+async def test_a_request_with_many_pictures_fills_half_of_a_batch_at_most(
     batcher: MicroBatcher[int, int], doubler: Doubler
 ) -> None:
     tasks = await submitted(batcher, 0)
@@ -254,6 +254,6 @@ async def test_a_request_with_one_picture_is_in_the_next_batch_beside_one_with_m
         tasks += await submitted(batcher, 1, 2, 3, 4, 5)
     with one_owner():
         tasks += await submitted(batcher, 6)
-    doubler.finish(3)
+    doubler.finish(4)
     assert await asyncio.gather(*tasks) == [0, 2, 4, 6, 8, 10, 12]
-    assert doubler.calls == [[0], [1, 6, 2, 3], [4, 5]]
+    assert doubler.calls == [[0], [1, 6, 2], [3, 4], [5]]

@@ -31,8 +31,22 @@ def test_work_of_nobody_in_particular_is_served_as_it_comes() -> None:
         queue.put(number)
     queue.remove(2)
     assert [queue.take() for _ in range(3)] == [0, 1, 3]
-    with pytest.raises(ValueError, match="remove"):
+    with pytest.raises(ValueError, match="not in the queue"):
         queue.remove(3)
+
+
+def test_one_owner_has_no_more_than_its_share_of_what_is_taken_at_once() -> None:
+    queue: FairQueue[str] = FairQueue()
+    for name, count in (("many", 7), ("few", 2)):
+        with one_owner():
+            for number in range(count):
+                queue.put(f"{name}{number}")
+    queue.put("nobody's0")
+    queue.put("nobody's1")
+    assert queue.take_some(4, share=3) == ["many0", "few0", "nobody's0", "nobody's1"]
+    assert queue.take_some(4, share=3) == ["many1", "few1", "many2", "many3"]
+    assert queue.take_some(4, share=3) == ["many4", "many5", "many6"]
+    assert queue.take_some(4, share=3) == []
 
 
 async def test_a_request_with_one_picture_is_let_in_before_the_rest_of_one_with_many() -> None:
