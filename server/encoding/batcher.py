@@ -26,8 +26,8 @@ class _Waiting(Generic[Job, Result]):
 class MicroBatcher(Generic[Job, Result]):
     """Runs one call at a time; what arrives meanwhile forms the next batch, so an idle server never waits for company.
 
-    Requests that wait take turns, and one with many pictures fills half of a batch at most: what comes after it waits for
-    a shorter call, and so does decoding.
+    Requests that wait take turns, and one with many pictures fills half of a batch at most: what comes after it
+    waits for a shorter call, and so does decoding.
 
     Args:
         run: encodes a batch and returns, in its order, a result or the exception that belongs to that job alone.
