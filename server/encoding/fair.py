@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
 
-_owner: ContextVar[object | None] = ContextVar("owner", default=None)
+_owner: ContextVar[object] = ContextVar("owner", default=None)
 
 
 @contextmanager

@@ -7,12 +7,11 @@ the single pictures of these tests and of measurements in the background do not.
 import time
 from collections.abc import Callable
 
-import httpx
 import pytest
 from pictures import message, noise
-from serving import PROFILES, PROFILES_TEXT, Server
+from serving import PROFILES_TEXT, Server
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("own_profiles")]
 PRESSED = PROFILES_TEXT.replace(
     "profiles:\n",
     """profiles:
@@ -44,23 +43,17 @@ def kept(server: Server) -> int:
 
 
 def test_detail_is_given_up_while_the_cache_is_full_and_given_back(server: Server) -> None:
-    path = server.model.parent / PROFILES
-    path.write_text(PRESSED)
-    assert httpx.post(f"{server.url}/v1/dfmr/profiles/reload", timeout=60).status_code == 200
-    try:
-        wait_until(lambda: kept(server) == 576)
-        with server.client.chat.completions.create(
-            model="small",
-            messages=message(*[noise(400 + i) for i in range(8)]),  # type: ignore[arg-type]
-            stream=True,
-            extra_body={"ignore_eos": True, "dfmr": {"enabled": False}},
-        ) as answer:
-            next(iter(answer))
-            wait_until(lambda: server.total("dfmr_pressure_level", profile="pressed") == 2)
-            # One token is less than any pooling of this profile keeps: the picture is not refused, but pooled furthest.
-            assert kept(server) == 36
-        wait_until(lambda: server.total("dfmr_pressure_level", profile="pressed") == 0)
-        wait_until(lambda: kept(server) == 576)
-    finally:
-        path.write_text(PROFILES_TEXT)
-        httpx.post(f"{server.url}/v1/dfmr/profiles/reload", timeout=60)
+    assert server.reload_profiles(PRESSED).status_code == 200
+    wait_until(lambda: kept(server) == 576)
+    with server.client.chat.completions.create(
+        model="small",
+        messages=message(*[noise(400 + i) for i in range(8)]),  # type: ignore[arg-type]
+        stream=True,
+        extra_body={"ignore_eos": True, "dfmr": {"enabled": False}},
+    ) as answer:
+        next(iter(answer))
+        wait_until(lambda: server.total("dfmr_pressure_level", profile="pressed") == 2)
+        # One token is less than any pooling of this profile keeps: the picture is not refused, but pooled furthest.
+        assert kept(server) == 36
+    wait_until(lambda: server.total("dfmr_pressure_level", profile="pressed") == 0)
+    wait_until(lambda: kept(server) == 576)
