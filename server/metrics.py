@@ -90,7 +90,7 @@ IMAGES_PER_REQUEST = Histogram(
 )
 PREPROCESS_SECONDS = Histogram(
     "dfmr_preprocess_seconds",
-    "Time to hash, convert, resize and crop one picture, without waiting for a thread",
+    "Time to decode, convert, resize and crop one picture, without waiting for a thread",
     _MODEL,
     buckets=_SECONDS,
 )

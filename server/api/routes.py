@@ -34,11 +34,12 @@ from server.api.schemas import (
 from server.api.stream import with_last_chunk
 from server.encoding.decisions import Budget
 from server.encoding.encoder import Picture, PictureEncoder
-from server.errors import RETRY_AFTER_SECONDS, PictureError
+from server.errors import RETRY_AFTER_SECONDS
 from server.profiles.book import key_digest
 from server.request import RequestState, current_request
 from server.request_log import RequestLog
 from server.savings import Report
+from server.vllm_plugin.connector import reading
 from server.vllm_plugin.videos import VideoPart, connector_of, fetch_async
 
 router = APIRouter()
@@ -103,12 +104,11 @@ async def explain(request: ExplainRequest, raw_request: Request) -> ExplainRespo
         allowed_local_media_path=model_config.allowed_local_media_path,
         allowed_media_domains=model_config.allowed_media_domains,
     )
-    try:
+    with reading([request.image_url.url]):
         image = await connector.fetch_image_async(request.image_url.url)
-    except PictureError as error:
-        raise PictureError(0, error.reason, error.message) from error
     boxes = request.image_url.protect + sum((request.dfmr and request.dfmr.protect) or (), ())
     picture = Picture(image, request.image_url.detail, boxes)
+    await encoder.look_at([picture])
     profile, policy = renderer.profiles.book.choose(request.dfmr, key_digest(raw_request.headers.get("authorization")))
     (encoded,) = await encoder.encode([picture], policy, Budget(policy.max_visual_tokens))
     return await run_in_threadpool(explanation, encoder, picture, policy, profile, encoded, overlay=request.overlay)

@@ -1,25 +1,70 @@
 """A picture's content: the same whether it comes as a file, an array or a tensor."""
 
 import hashlib
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from vllm.multimodal.media import MediaWithBytes
+from vllm.exceptions import VLLMClientError
+from vllm.multimodal.media import ImageMediaIO, MediaWithBytes
+
+from server.errors import PictureError
+
+
+class PictureFile:
+    """A picture's file, decoded when and where its pixels are wanted: one whose features are cached never is.
+
+    Args:
+        data: the file.
+        reader: decodes it.
+
+    Attributes:
+        key: identity of the content, and of the way in which it is decoded.
+    """
+
+    def __init__(self, data: bytes, reader: ImageMediaIO) -> None:
+        self._data = data
+        self._reader = reader
+        self.key = _digest(repr(sorted(vars(reader).items())).encode(), data)
+
+    def decoded(self) -> Image.Image:
+        """The picture, decoded anew each time.
+
+        Raises:
+            PictureError: it cannot be decoded, or is too large; without an index.
+        """
+        try:
+            picture: Image.Image = self._reader.load_bytes(self._data).media
+        except Exception as error:
+            raise unreadable(None, error, "decode") from error
+        return picture
+
+    @cached_property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels. Decodes the picture the first time.
+
+        Raises:
+            PictureError: as `decoded` does.
+        """
+        return self.decoded().size
 
 
 def content_key(image: Any) -> bytes:
     """Identity of a picture's content: of its file's bytes where they are known, else of its pixels."""
-    digest = hashlib.blake2b(digest_size=16)
+    if isinstance(image, PictureFile):
+        return image.key
     if isinstance(image, MediaWithBytes):
-        digest.update(repr(image.io_config).encode())
-        digest.update(image.original_bytes)
-    else:
-        picture = as_pil(image)
-        digest.update(f"{picture.mode} {picture.size}".encode())
-        digest.update(repr(picture.getpalette("RGB") if picture.mode in ("P", "PA") else None).encode())
-        digest.update(picture.tobytes())
+        return _digest(repr(image.io_config).encode(), image.original_bytes)
+    picture = as_pil(image)
+    palette = repr(picture.getpalette("RGB") if picture.mode in ("P", "PA") else None)
+    return _digest(f"{picture.mode} {picture.size}{palette}".encode(), picture.tobytes())
+
+
+def _digest(how: bytes, data: bytes) -> bytes:
+    digest = hashlib.blake2b(how, digest_size=16)
+    digest.update(data)
     return digest.digest()
 
 
@@ -27,11 +72,15 @@ def as_pil(image: Any) -> Image.Image:
     """A picture as vLLM hands it over, or as offline callers may pass it, as a PIL image.
 
     Args:
-        image: a PIL image; one with its file's bytes; or a uint8 array or tensor ``(rows, columns, channels)``.
+        image: a file; a PIL image, with its file's bytes or without; or a uint8 array or tensor
+            ``(rows, columns, channels)``.
 
     Raises:
+        PictureError: it is a file that cannot be decoded.
         TypeError: it is something else.
     """
+    if isinstance(image, PictureFile):
+        return image.decoded()
     if isinstance(image, MediaWithBytes):
         image = image.media
     if isinstance(image, torch.Tensor):
@@ -41,3 +90,28 @@ def as_pil(image: Any) -> Image.Image:
     if not isinstance(image, Image.Image):
         raise TypeError(f"expected a picture, got {type(image).__name__}")
     return image
+
+
+def size_of(image: Any) -> tuple[int, int]:
+    """Width and height of a picture in pixels.
+
+    Raises:
+        PictureError, TypeError: as `as_pil` does.
+    """
+    return image.size if isinstance(image, PictureFile) else as_pil(image).size
+
+
+def unreadable(index: int | None, error: Exception, reason: str) -> PictureError:
+    """What is said of a picture that could not be fetched or decoded.
+
+    Args:
+        index: of the picture in its request, if it is known.
+        reason: unless the picture is too large.
+    """
+    message = str(error.args[0]) if isinstance(error, VLLMClientError) and error.args else str(error)
+    message = message or type(error).__name__
+    if "cannot identify image file" in message:
+        message = "its data is not a picture in a format that can be read"
+    if isinstance(error, Image.DecompressionBombError) or "exceed the maximum" in message:
+        reason = "too_large"
+    return PictureError(index, reason, message)

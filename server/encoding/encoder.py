@@ -18,7 +18,7 @@ from dfmr_kernels.choices import Choice
 from dfmr_kernels.controls import Method
 from server.encoding.batcher import MicroBatcher
 from server.encoding.cache import Entry, FeatureCache, Features
-from server.encoding.content import as_pil, content_key
+from server.encoding.content import PictureFile, as_pil, content_key, size_of
 from server.encoding.decisions import NO_BUDGET, Before, Budget, Decider, Limit, Settled
 from server.encoding.fair import FairSemaphore, one_owner
 from server.encoding.fingerprint import fixed_picture
@@ -128,10 +128,20 @@ class PictureEncoder:
         if not picture.protect:
             return None
         try:
-            size = as_pil(picture.image).size
+            size = size_of(picture.image)
+        except PictureError as error:
+            raise named(error, index) from error
         except TypeError as error:
             raise PictureError(index, "decode", f"could not be read: {error}") from error
         return protected_cells(picture.protect, size, self.preprocessor, self.grid)
+
+    async def look_at(self, pictures: Sequence[Picture]) -> None:
+        """Find out in threads what boxes need to know of pictures, so that none is decoded on the event loop for it.
+
+        Raises:
+            PictureError: one is no picture.
+        """
+        await _all(self.in_thread(self.protected, i, picture) for i, picture in enumerate(pictures) if picture.protect)
 
     async def encode(
         self, pictures: Sequence[Picture], policy: Policy, budget: Budget = NO_BUDGET
@@ -240,6 +250,8 @@ class PictureEncoder:
         return result
 
     async def _key_of(self, index: int | None, image: Any, method: Method) -> bytes:
+        if isinstance(image, PictureFile):  # It was hashed when it was read.
+            return self._key(index, image, method)
         return await self.in_thread(self._key, index, image, method)
 
     def _remember(self, key: bytes, result: EncodeResult) -> None:
@@ -346,6 +358,8 @@ class PictureEncoder:
         start = time.perf_counter()
         try:
             return self.preprocessor(as_pil(image))
+        except PictureError as error:
+            raise named(error, index) from error
         except Exception as error:
             raise PictureError(index, "preprocess", f"could not be preprocessed: {error}") from error
         finally:
@@ -355,7 +369,7 @@ class PictureEncoder:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
-def named(error: Exception, index: int) -> Exception:
+def named(error: Exception, index: int | None) -> Exception:
     """The same picture error with the index that only the request knows."""
     if isinstance(error, PictureError) and error.index is None:
         return type(error)(index, error.reason, error.message)

@@ -33,7 +33,7 @@ from server.profiles.store import ProfileStore
 from server.request import Rendered, RequestState, current_request
 from server.savings import Savings
 from server.vllm_plugin import ARCHITECTURE
-from server.vllm_plugin.connector import picture_urls
+from server.vllm_plugin.connector import reading
 from server.vllm_plugin.messages import image_of, pictures_of, protected, with_details
 from server.vllm_plugin.owner import owner_of
 from server.vllm_plugin.processing import DfmrProcessingInfo, prompt_with_features
@@ -136,18 +136,16 @@ class DfmrRenderer(HfRenderer):
         if self.encoder is None:
             return super().render_messages(messages, params)
         urls, details = pictures_of(messages)
-        token = picture_urls.set(urls)
         try:
             if parts := video_parts(messages):
                 videos = fetch(connector_of(self.model_config), parts, self.settings.max_video_bytes)
                 messages = with_videos(messages, parts, videos)
                 _, details = pictures_of(messages)
-            conversation, prompt = super().render_messages(messages, params)
+            with reading(urls):
+                conversation, prompt = super().render_messages(messages, params)
         except RefusedError as error:
             self._savings.refuse(error)
             raise
-        finally:
-            picture_urls.reset(token)
         return conversation, with_details(prompt, details)
 
     async def render_messages_async(
@@ -156,18 +154,16 @@ class DfmrRenderer(HfRenderer):
         if self.encoder is None:
             return await super().render_messages_async(messages, params)
         urls, details = pictures_of(messages)
-        token = picture_urls.set(urls)
         try:
             if parts := video_parts(messages):
                 videos = await fetch_async(connector_of(self.model_config), parts, self.settings.max_video_bytes)
                 messages = with_videos(messages, parts, videos)
                 _, details = pictures_of(messages)
-            conversation, prompt = await super().render_messages_async(messages, params)
+            with reading(urls):
+                conversation, prompt = await super().render_messages_async(messages, params)
         except RefusedError as error:
             self._savings.refuse(error)
             raise
-        finally:
-            picture_urls.reset(token)
         return conversation, with_details(prompt, details)
 
     def _process_multimodal(
@@ -225,6 +221,7 @@ class DfmrRenderer(HfRenderer):
         try:
             stills, clips = apart(pictures)
             stills = protected(stills, request.options)
+            await self.encoder.look_at(stills)
             chosen = self._chosen(request, [*stills, *clips])
             videos = await self.videos.encode(clips, chosen.policy)
             budget = self._beside(videos, stills, chosen.policy, request, self._budget(prompt, chosen.policy, request))
