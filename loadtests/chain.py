@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import msgspec
 import torch
@@ -20,9 +19,9 @@ from dfmr_kernels import reduce
 from loadtests.models import FACTORS, Shape
 from loadtests.pictures import Gallery
 from loadtests.results import Step
-from server.encoding.content import as_pil, content_key
 from server.encoding.jobs import EncodedPicture, EncodeJob, EncodeResult, joined
 from server.encoding.preprocess import Preprocessor
+from server.vllm_plugin.connector import PictureFileIO
 from server.vllm_plugin.processing import prompt_with_features
 from server.vllm_plugin.replies import results_of
 from server.vllm_plugin.worker import normalised
@@ -55,10 +54,11 @@ def measure(shape: Shape, checkpoint: Path, encode_seconds: float | None) -> lis
 def _measure(shape: Shape, checkpoint: Path, encode_seconds: float | None) -> list[Step]:
     data, _ = Gallery(seed=0).take("photograph")
     encoded = base64.b64encode(data).decode()
-    reader: Any = ImageMediaIO()
+    reader = PictureFileIO(ImageMediaIO())
     picture = reader.load_base64("image/jpeg", encoded)
+    decoded = picture.decoded()
     preprocessor = Preprocessor.from_processor(AutoImageProcessor.from_pretrained(checkpoint, backend="pil"))
-    pixels = preprocessor(as_pil(picture))
+    pixels = preprocessor(decoded)
     job = EncodeJob(pixels, ())
     sent = [joined([job]), [1, *pixels.shape]]
     tower = _tower(shape)
@@ -80,9 +80,9 @@ def _measure(shape: Shape, checkpoint: Path, encode_seconds: float | None) -> li
         return msgspec.msgpack.encode({**reply, "features": packed.view(torch.uint8).numpy().tobytes()})
 
     before = [
-        _step("decode: base64 and JPEG", lambda: reader.load_base64("image/jpeg", encoded), _POOL),
-        _step("hash", lambda: content_key(picture), _POOL),
-        _step("resize, crop, transpose", lambda: preprocessor(as_pil(picture)), _POOL),
+        _step("base64, hash", lambda: reader.load_base64("image/jpeg", encoded), _POOL),
+        _step("decode JPEG", picture.decoded, _POOL),
+        _step("resize, crop, transpose", lambda: preprocessor(decoded), _POOL),
     ]
     inside = [
         _step("copy: one batch's bytes", lambda: joined([job]), _LOOP),
