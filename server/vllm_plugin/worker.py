@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch.profiler import record_function
 from vllm.distributed import get_pp_group, get_tensor_model_parallel_rank
 
 from dfmr_kernels import Choice, measure, select
@@ -70,15 +71,20 @@ class DfmrWorkerExtension:
         raw: torch.Tensor,
         jobs: list[dict[str, Any]],
     ) -> list[dict[str, Any]]:
-        seen = raw.to(self.device)
-        inputs = normalised(seen, normalise)
+        with record_function("dfmr: normalise"):
+            seen = raw.to(self.device)
+            inputs = normalised(seen, normalise)
         model = self.get_model()
         controls = any(job["method"] != "dfmr" for job in jobs)
-        maps, cls = model.encode_with_cls(inputs) if controls else (model.encode_pictures(inputs), None)
+        with record_function("dfmr: vision tower"):
+            maps, cls = model.encode_with_cls(inputs) if controls else (model.encode_pictures(inputs), None)
         choices = [Choice(tuple(thresholds), *rest) for thresholds, *rest in (job["choice"] for job in jobs)]
         levels = [job["levels"] for job in jobs]
-        selection = select(measure(maps, candidates, metric, seen), candidates, choices, levels, aggregate)
-        packed = selection.features.cpu()
+        with record_function("dfmr: measure"):
+            measured = measure(maps, candidates, metric, seen)
+        with record_function("dfmr: select"):
+            selection = select(measured, candidates, choices, levels, aggregate)
+            packed = selection.features.cpu()
         results: list[dict[str, Any]] = []
         start = 0
         for index, picture in enumerate(selection.pictures):
