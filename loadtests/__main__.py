@@ -56,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--size", choices=("short", "full"), default="short")
     bench.add_argument("--scenarios", type=Path, default=scenarios.FILE)
     bench.add_argument("--only", nargs="*", default=[], metavar="SCENARIO")
+    bench.add_argument("--policies", nargs="+", metavar="POLICY", help="measure these instead of a scenario's own")
     bench.add_argument("--rounds", type=int, metavar="N", help="at most so many rounds of each scenario")
     bench.add_argument("--resume", action="store_true", help="keep what an interrupted run of this size has finished")
     bench.add_argument("--url", help="measure this dfmr server instead of starting one; skips the tiny model")
@@ -80,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
 def run_bench(arguments: argparse.Namespace) -> bool:
     """Run the matrix and write the results; True if a target was missed."""
     matrix = scenarios.load(arguments.scenarios)
-    chosen = matrix.chosen(arguments.size, arguments.only, arguments.rounds)
+    chosen = matrix.chosen(arguments.size, arguments.only, arguments.rounds, arguments.policies)
     folder = WORK / arguments.size
     folder.mkdir(parents=True, exist_ok=True)
     if not arguments.resume:

@@ -132,20 +132,27 @@ class Matrix(_Strict):
                 raise ValueError(f"{name}: there is no policy {policy.like}")
         return self
 
-    def chosen(self, size: Size, only: list[str], most_rounds: int | None = None) -> list[Scenario]:
+    def chosen(
+        self, size: Size, only: list[str], most_rounds: int | None = None, policies: list[str] | None = None
+    ) -> list[Scenario]:
         """The scenarios of a run.
 
         Args:
             only: their names; all if there are none.
             most_rounds: bound of the rounds of each.
+            policies: that take turns in each instead of its own.
 
         Raises:
-            ValueError: `only` names one that there is not.
+            ValueError: `only` or `policies` names one that there is not.
         """
         names = [scenario.name for scenario in self.scenarios]
         if unknown := [name for name in only if name not in names]:
             raise ValueError(f"no scenario {', '.join(unknown)}; there are: {', '.join(names)}")
+        if unknown := [name for name in policies or () if name not in self.policies]:
+            raise ValueError(f"no policy {', '.join(unknown)}; there are: {', '.join(self.policies)}")
         found = [s for s in self.scenarios if of(s.requests, size) and (not only or s.name in only)]
+        if policies:
+            found = [s.model_copy(update={"policies": policies}) for s in found]
         if most_rounds is None:
             return found
         return [s.model_copy(update={"rounds": tuple(min(n, most_rounds) for n in s.rounds)}) for s in found]
