@@ -1,4 +1,4 @@
-"""Writes README's table of speed from the short run that is kept in results: ``python -m loadtests.readme [--check]``."""
+"""Writes README's table of speed from the short run in results: ``python -m loadtests.readme [--check]``."""
 
 import re
 import sys

@@ -15,7 +15,7 @@ class Rendered(NamedTuple):
 
     Attributes:
         prompt: token ids, with one image token per picture.
-        pictures: the decoded pictures.
+        pictures: the pictures, as they were sent.
         encoded: what was made of them.
     """
 

@@ -44,8 +44,8 @@ def _client() -> list[Json]:
     return [
         lines(
             "Time to first token",
-            "From the start of a request's processing in the API server, pictures read, to its first token: "
-            "preprocessing, encoding, queueing and prefill. Fetching pictures from the network is not in it.",
+            "From the start of a request's processing in the API server to its first token: fetching and decoding "
+            "pictures, encoding, queueing and prefill.",
             _quantiles(_TTFT),
             unit="s",
         ),

@@ -10,7 +10,6 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel
 from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
-from vllm import envs
 from vllm.entrypoints.openai.chat_completion.api_router import create_chat_completion
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.entrypoints.openai.responses.api_router import create_responses
@@ -19,7 +18,6 @@ from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 from vllm.entrypoints.serve.instrumentator.health import health
 from vllm.entrypoints.serve.utils.api_utils import validate_json_request
 from vllm.exceptions import GracefulHTTPError
-from vllm.multimodal.media import MEDIA_CONNECTOR_REGISTRY
 
 from server.api.baseline import Baseline
 from server.api.explain import explanation
@@ -97,15 +95,8 @@ async def explain(request: ExplainRequest, raw_request: Request) -> ExplainRespo
         (video,) = await fetch_async(connector_of(renderer.model_config), [part], renderer.settings.max_video_bytes)
         return await explain_video(renderer.videos, Picture(video, part.detail), policy, request.overlay)
     assert request.image_url is not None
-    model_config = renderer.model_config
-    connector = MEDIA_CONNECTOR_REGISTRY.load(
-        envs.VLLM_MEDIA_CONNECTOR,
-        media_io_kwargs=model_config.multimodal_config.media_io_kwargs,
-        allowed_local_media_path=model_config.allowed_local_media_path,
-        allowed_media_domains=model_config.allowed_media_domains,
-    )
     with reading([request.image_url.url]):
-        image = await connector.fetch_image_async(request.image_url.url)
+        image = await connector_of(renderer.model_config).fetch_image_async(request.image_url.url)
     boxes = request.image_url.protect + sum((request.dfmr and request.dfmr.protect) or (), ())
     picture = Picture(image, request.image_url.detail, boxes)
     await encoder.look_at([picture])

@@ -1,20 +1,27 @@
 """A picture's content: the same whether it comes as a file, an array or a tensor."""
 
 import hashlib
-from functools import cached_property
+from contextlib import suppress
+from io import BytesIO
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 from vllm.exceptions import VLLMClientError
+from vllm.multimodal.image import open_image
 from vllm.multimodal.media import ImageMediaIO, MediaWithBytes
 
 from server.errors import PictureError
 
+_ON_ITS_SIDE = (5, 6, 7, 8)
+"""EXIF orientations that swap width and height."""
+
 
 class PictureFile:
-    """A picture's file, decoded when and where its pixels are wanted: one whose features are cached never is.
+    """A picture's file, decoded when and where its pixels are wanted: one whose features are cached is not.
+
+    Its header is read at once, so that what is no picture is refused before any work on the request.
 
     Args:
         data: the file.
@@ -22,12 +29,17 @@ class PictureFile:
 
     Attributes:
         key: identity of the content, and of the way in which it is decoded.
+
+    Raises:
+        PIL.UnidentifiedImageError: it is no picture.
+        PIL.Image.DecompressionBombError: it is far too large.
     """
 
     def __init__(self, data: bytes, reader: ImageMediaIO) -> None:
         self._data = data
         self._reader = reader
-        self.key = _digest(repr(sorted(vars(reader).items())).encode(), data)
+        self._size = _size_in_header(data)
+        self.key = _digest(repr((reader.image_mode, reader.rgba_background_color)).encode(), data)
 
     def decoded(self) -> Image.Image:
         """The picture, decoded anew each time.
@@ -41,14 +53,28 @@ class PictureFile:
             raise unreadable(None, error, "decode") from error
         return picture
 
-    @cached_property
+    @property
     def size(self) -> tuple[int, int]:
-        """Width and height in pixels. Decodes the picture the first time.
+        """Width and height in pixels. Decodes a picture in a format other than JPEG the first time.
 
         Raises:
             PictureError: as `decoded` does.
         """
-        return self.decoded().size
+        if self._size is None:
+            self._size = self.decoded().size
+        return self._size
+
+
+def _size_in_header(data: bytes) -> tuple[int, int] | None:
+    """Width and height of a JPEG picture turned upright; of other formats None, as some tell only when decoded."""
+    picture = open_image(BytesIO(data))
+    if picture.format != "JPEG":
+        return None
+    orientation = 1
+    with suppress(Exception):  # As vLLM has it: what cannot be read does not turn the picture.
+        orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
+    width, height = picture.size
+    return (height, width) if orientation in _ON_ITS_SIDE else (width, height)
 
 
 def content_key(image: Any) -> bytes:

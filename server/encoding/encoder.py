@@ -34,7 +34,7 @@ _T = TypeVar("_T")
 
 
 class Picture(NamedTuple):
-    """A decoded picture and how its sender wants it treated: OpenAI's detail, and boxes that are not to be pooled."""
+    """A picture and how its sender wants it treated: OpenAI's detail, and boxes that are not to be pooled."""
 
     image: Any
     detail: Detail = "auto"
@@ -141,7 +141,8 @@ class PictureEncoder:
         Raises:
             PictureError: one is no picture.
         """
-        await _all(self.in_thread(self.protected, i, picture) for i, picture in enumerate(pictures) if picture.protect)
+        with one_owner():
+            await _all(self.in_thread(self.protected, i, one) for i, one in enumerate(pictures) if one.protect)
 
     async def encode(
         self, pictures: Sequence[Picture], policy: Policy, budget: Budget = NO_BUDGET

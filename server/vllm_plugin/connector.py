@@ -48,23 +48,23 @@ class PictureFileIO(MediaIO[PictureFile]):
 
 @MEDIA_CONNECTOR_REGISTRY.register("http")
 class DfmrMediaConnector(MediaConnector):
-    """Takes the place of upstream's default connector, and does as it does except within `reading`.
+    """Takes the place of upstream's default connector; one that the operator chose by name is left alone.
 
-    One that the operator chose by name is left alone.
+    Outside of `reading` it gives what upstream's gives, and errors without an index.
     """
 
     def fetch_image(self, image_url: str, *, image_mode: str | None = "RGB") -> Any:
-        if _urls.get() is None:
-            return super().fetch_image(image_url, image_mode=image_mode)
         try:
+            if _urls.get() is None:
+                return super().fetch_image(image_url, image_mode=image_mode)
             return self.load_from_url(image_url, self._file_io(image_mode), fetch_timeout=envs.VLLM_IMAGE_FETCH_TIMEOUT)
         except Exception as error:
             raise _picture_error(image_url, error) from error
 
     async def fetch_image_async(self, image_url: str, *, image_mode: str | None = "RGB") -> Any:
-        if _urls.get() is None:
-            return await super().fetch_image_async(image_url, image_mode=image_mode)
         try:
+            if _urls.get() is None:
+                return await super().fetch_image_async(image_url, image_mode=image_mode)
             return await self.load_from_url_async(
                 image_url, self._file_io(image_mode), fetch_timeout=envs.VLLM_IMAGE_FETCH_TIMEOUT
             )

@@ -66,5 +66,5 @@ def with_details(prompt: DictPrompt, details: Sequence[Picture]) -> DictPrompt:
 
 
 def image_of(item: Any) -> Any:
-    """What was decoded of a picture, with or without what is said about it."""
+    """A picture itself, with or without what is said about it."""
     return item.image if isinstance(item, Picture) else item

@@ -23,8 +23,9 @@ async def test_outside_of_our_requests_pictures_are_decoded_as_upstream_does() -
     for found in (connector().fetch_image(url), await connector().fetch_image_async(url)):
         assert isinstance(found, MediaWithBytes)
         assert isinstance(found.media, Image.Image)
-    with pytest.raises(ValueError, match="cannot identify"):
+    with pytest.raises(PictureError, match=r"^its data is not a picture") as caught:
         connector().fetch_image("data:image/png;base64,aGVsbG8=")
+    assert caught.value.index is None
 
 
 @pytest.mark.parametrize("source", ["data", "file"])
@@ -51,6 +52,7 @@ async def test_the_operators_way_of_reading_is_kept() -> None:
 @pytest.mark.parametrize(
     ("url", "reason", "says"),
     [
+        ("data:image/png;base64,aGVsbG8=", "decode", "not a picture"),
         ("data:image/png;base64,!!!!", "decode", "base64"),
         ("data:image/png", "decode", "separator"),
         ("ftp://example.invalid/x.png", "fetch", "HTTP, data or file URL"),

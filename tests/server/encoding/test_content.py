@@ -1,12 +1,15 @@
 """A picture's file is hashed when it is read, and decoded only where its pixels are wanted."""
 
+import threading
 from collections.abc import AsyncIterator
 from io import BytesIO
+from typing import ClassVar
 
 import pytest
-from PIL import Image
+from pictures import encoded
+from PIL import Image, UnidentifiedImageError
 from tower import POLICY, Tower, assert_same, encoder_of, flat, noise
-from vllm.multimodal.media import ImageMediaIO
+from vllm.multimodal.media import ImageMediaIO, MediaWithBytes
 
 from server.encoding.content import PictureFile, as_pil, content_key, size_of
 from server.encoding.encoder import Picture, PictureEncoder
@@ -17,15 +20,18 @@ class Reader(ImageMediaIO):
     """vLLM's reader, which counts; its count is not part of how it decodes."""
 
     decoded = 0
+    threads: ClassVar[set[threading.Thread]] = set()
 
-    def load_bytes(self, data: bytes) -> "object":
+    def load_bytes(self, data: bytes) -> MediaWithBytes[Image.Image]:
         type(self).decoded += 1
+        self.threads.add(threading.current_thread())
         return super().load_bytes(data)
 
 
 @pytest.fixture(autouse=True)
 def _count_from_zero() -> None:
     Reader.decoded = 0
+    Reader.threads.clear()
 
 
 @pytest.fixture
@@ -41,7 +47,14 @@ def file_of(picture: Image.Image, file_format: str = "PNG", **how: object) -> Pi
     return PictureFile(data.getvalue(), Reader())
 
 
-BROKEN = PictureFile(b"no picture", Reader())
+def broken() -> PictureFile:
+    """A file that ends too early, which is noticed when it is decoded."""
+    data = BytesIO()
+    noise(1).save(data, "PNG")
+    return PictureFile(data.getvalue()[:200], Reader())
+
+
+BOX = (0.0, 0.0, 0.5, 0.5)
 
 
 async def test_a_file_and_its_pixels_give_the_same_features(encoder: PictureEncoder) -> None:
@@ -69,41 +82,60 @@ async def test_the_same_file_twice_in_a_request_is_decoded_once(encoder: Picture
 
 @pytest.mark.parametrize("sync", [False, True], ids=["async", "sync"])
 async def test_a_broken_file_fails_its_request_with_its_index(encoder: PictureEncoder, sync: bool) -> None:
-    request = [Picture(file_of(noise(1))), Picture(BROKEN)]
-    with pytest.raises(PictureError, match="image 1: its data is not a picture in a format that can be read") as caught:
+    request = [Picture(file_of(noise(1))), Picture(broken())]
+    with pytest.raises(PictureError, match=r"image 1: .*truncated") as caught:
         _ = encoder.encode_sync(request, POLICY) if sync else await encoder.encode(request, POLICY)
     assert (caught.value.index, caught.value.reason) == (1, "decode")
 
 
-async def test_a_broken_file_with_boxes_is_named_before_anything_is_encoded(encoder: PictureEncoder) -> None:
-    box = (0.0, 0.0, 0.5, 0.5)
-    with pytest.raises(PictureError, match="image 1: its data is not a picture"):
-        await encoder.look_at([Picture(file_of(flat())), Picture(BROKEN, protect=(box,))])
+def test_what_is_no_picture_is_refused_before_it_is_decoded() -> None:
+    with pytest.raises(UnidentifiedImageError):
+        PictureFile(b"no picture", Reader())
+    assert Reader.decoded == 0
+
+
+async def test_a_broken_file_with_boxes_is_named(encoder: PictureEncoder) -> None:
+    with pytest.raises(PictureError, match=r"image 1: .*truncated"):
+        await encoder.look_at([Picture(file_of(flat())), Picture(broken(), protect=(BOX,))])
     assert Reader.decoded == 1
 
 
-async def test_a_file_with_boxes_is_looked_at_once(encoder: PictureEncoder) -> None:
-    picture = Picture(file_of(noise(1)), protect=((0.0, 0.0, 0.5, 0.5),))
+async def test_files_with_boxes_are_decoded_in_threads_and_once(encoder: PictureEncoder) -> None:
+    pictures = [Picture(file_of(noise(seed)), protect=(BOX,)) for seed in range(3)]
+    await encoder.look_at([Picture(file_of(flat())), *pictures])
+    assert Reader.decoded == 3
+    assert threading.main_thread() not in Reader.threads
+    assert all(choice.protected is not None for choice in encoder.choices(pictures, POLICY))
+    assert Reader.decoded == 3
+
+
+async def test_a_jpeg_files_size_is_read_without_decoding_it(encoder: PictureEncoder) -> None:
+    picture = Picture(file_of(noise(1), "JPEG"), protect=(BOX,))
     await encoder.look_at([picture])
-    assert Reader.decoded == 1
     assert encoder.choices([picture], POLICY)[0].protected is not None
-    assert Reader.decoded == 1
+    assert Reader.decoded == 0
 
 
-def test_an_oversized_file_is_refused_as_too_large() -> None:
-    huge = file_of(Image.new("1", (20000, 10000)))
-    with pytest.raises(PictureError, match="pixels") as caught:
-        huge.decoded()
+def test_an_oversized_file_is_refused_before_it_is_decoded() -> None:
+    with pytest.raises(Image.DecompressionBombError, match="pixels"):
+        file_of(Image.new("1", (20000, 10000)))
+    assert Reader.decoded == 0
+
+
+def test_a_file_above_the_operators_limit_is_refused_as_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_MAX_IMAGE_PIXELS", "100")
+    with pytest.raises(PictureError, match="exceed the maximum of 100 pixels") as caught:
+        file_of(flat()).decoded()
     assert (caught.value.index, caught.value.reason) == (None, "too_large")
 
 
 def test_keys_tell_files_apart_and_ways_of_decoding_them() -> None:
-    data = b"any bytes"
+    data, other = encoded(flat()), encoded(noise(1))
     keys = [
         content_key(PictureFile(*args))
         for args in (
             (data, ImageMediaIO()),
-            (data + b".", ImageMediaIO()),
+            (other, ImageMediaIO()),
             (data, ImageMediaIO(image_mode=None)),
             (data, ImageMediaIO(rgba_background_color=(0, 0, 0))),
         )
@@ -112,11 +144,13 @@ def test_keys_tell_files_apart_and_ways_of_decoding_them() -> None:
     assert keys[0] == content_key(PictureFile(data, ImageMediaIO()))
 
 
-def test_a_file_is_turned_upright_as_vllm_turns_it() -> None:
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_files_size_is_that_of_its_pixels_turned_upright(file_format: str, orientation: int) -> None:
     exif = Image.Exif()
-    exif[0x0112] = 6
-    sideways = file_of(Image.new("RGB", (40, 20)), "JPEG", exif=exif)
-    assert size_of(sideways) == as_pil(sideways).size == (20, 40)
+    exif[0x0112] = orientation
+    file = file_of(Image.new("RGB", (40, 20)), file_format, exif=exif)
+    assert size_of(file) == as_pil(file).size == ((20, 40) if orientation > 4 else (40, 20))
 
 
 def test_transparency_falls_on_the_readers_background() -> None:
