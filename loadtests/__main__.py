@@ -87,7 +87,8 @@ def run_bench(arguments: argparse.Namespace) -> bool:
     if not arguments.resume:
         for old in folder.glob("*.json"):
             old.unlink()
-    results = Results(run=_about(arguments))
+    model = arguments.model if any(s.model == "bench" for s in chosen) else "tiny"
+    results = Results(run=_about(arguments, model))
     for role in ("bench", "tiny"):
         wanted = [s for s in chosen if s.model == role]
         if not wanted or (role == "tiny" and arguments.url):
@@ -214,11 +215,11 @@ def _kept_extra(folder: Path, role: str) -> dict[str, Any] | None:
     return json.loads(path.read_text()) if path.exists() else None
 
 
-def _about(arguments: argparse.Namespace) -> dict[str, Any]:
-    shape = models.SHAPES[arguments.model]
+def _about(arguments: argparse.Namespace, model: str) -> dict[str, Any]:
+    shape = models.SHAPES[model]
     return {
         "size": getattr(arguments, "size", "soak"),
-        "model": arguments.model,
+        "model": model,
         "model_note": shape.note,
         "encoder_share": round(shape.encoder_share, 4),
         "cores": os.cpu_count(),
@@ -236,9 +237,8 @@ def _finish(results: Results, arguments: argparse.Namespace) -> bool:
         found.samples = []
     out: Path = arguments.out
     out.mkdir(parents=True, exist_ok=True)
-    name = (
-        f"bench-{arguments.size}" if arguments.model == DEFAULT_MODEL else f"bench-{arguments.size}-{arguments.model}"
-    )
+    model = results.run["model"]
+    name = f"bench-{arguments.size}" + ("" if model == DEFAULT_MODEL else f"-{model}")
     write_json(out / f"{name}.json", results)
     write_csv(out / f"{name}.csv", results)
     (out / f"{name}.html").write_text(report.render(results))
@@ -256,7 +256,7 @@ def run_soak(arguments: argparse.Namespace) -> bool:
     role = "tiny" if arguments.model == "tiny" else "bench"
     with _servers(role, arguments, folder) as up:
         found: Soak = soak(up["dfmr"], arguments.minutes, CACHE_BYTES[role], folder, say)
-    found.run |= _about(arguments)
+    found.run |= _about(arguments, arguments.model)
     arguments.out.mkdir(parents=True, exist_ok=True)
     write_json(arguments.out / "soak.json", found)
     print(f"outcomes: {found.ledger.outcomes}")

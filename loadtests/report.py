@@ -6,7 +6,7 @@ from html import escape
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import ScalarFormatter
+from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
 from evals.report import html
 from evals.report.plot import COLORS, STYLE, svg
@@ -21,6 +21,11 @@ _COLORS = {
     "text-only": COLORS["drop-cls"],
     "lowest": "#486581",
 }
+_SHORTEST_GAP_MS = 0.1
+_GAPS = (
+    "Gaps between the tokens of text answers (p50, p95, p99), logarithmic. "
+    f"Tokens that came together are drawn at {_SHORTEST_GAP_MS} ms."
+)
 _MARKERS = {"one-phase": "s", "dfmr": "o"}
 
 
@@ -43,7 +48,7 @@ def render(results: Results) -> str:
     if gaps := _gaps(results, "running answers under picture load"):
         parts += [
             "<h2>Running answers while pictures arrive</h2>",
-            _figure(gaps, "Gaps between the tokens of text answers (p50, p95, p99), logarithmic."),
+            _figure(gaps, _GAPS),
         ]
     if results.chain:
         parts += ["<h2>Phase one, link by link</h2>", _chain(results)]
@@ -151,13 +156,14 @@ def _gaps(results: Results, scenario: str) -> str:
         figure = Figure(figsize=(7, 2.4), layout="constrained")
         axes = figure.subplots()
         for index, found in enumerate(cells):
-            points = [1000 * (v or 0) for v in (found.itl.p50, found.itl.p95, found.itl.p99)]
+            points = [max(_SHORTEST_GAP_MS, 1000 * (v or 0)) for v in (found.itl.p50, found.itl.p95, found.itl.p99)]
             axes.plot(points, [index] * 3, color=_COLORS.get(found.policy, "#3e4c59"), marker="o", lw=1.5)
         axes.set_yticks(range(len(cells)), [c.policy for c in cells])
         axes.set_ylim(len(cells) - 0.5, -0.5)
         axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(ScalarFormatter())
-        axes.xaxis.set_minor_formatter(ScalarFormatter())
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xlabel("ms between tokens")
         return svg(figure)
 
