@@ -49,9 +49,7 @@ def file_of(picture: Image.Image, file_format: str = "PNG", **how: object) -> Pi
 
 def broken() -> PictureFile:
     """A file that ends too early, which is noticed when it is decoded."""
-    data = BytesIO()
-    noise(1).save(data, "PNG")
-    return PictureFile(data.getvalue()[:200], Reader())
+    return PictureFile(encoded(noise(1))[:200], Reader())
 
 
 BOX = (0.0, 0.0, 0.5, 0.5)
@@ -154,7 +152,6 @@ def test_a_files_size_is_that_of_its_pixels_turned_upright(file_format: str, ori
 
 
 def test_transparency_falls_on_the_readers_background() -> None:
-    data = BytesIO()
-    Image.new("RGBA", (4, 4), (255, 0, 0, 0)).save(data, "PNG")
-    found = PictureFile(data.getvalue(), ImageMediaIO(rgba_background_color=(0, 0, 9))).decoded()
+    data = encoded(Image.new("RGBA", (4, 4), (255, 0, 0, 0)))
+    found = PictureFile(data, ImageMediaIO(rgba_background_color=(0, 0, 9))).decoded()
     assert found.getpixel((0, 0)) == (0, 0, 9)
