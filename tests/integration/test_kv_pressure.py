@@ -67,6 +67,7 @@ def test_detail_is_given_up_while_the_cache_is_full_and_given_back(server: Serve
         extra_body={"ignore_eos": True, "dfmr": {"enabled": False}},
     ) as answer:
         next(iter(answer))
+        wait_until(lambda: level(server) == 2)
         # One token is less than any pooling of this profile keeps: the picture is not refused, but pooled furthest.
         wait_until(lambda: kept_at_level_2(server) == 36)
     wait_until(lambda: level(server) == 0)
