@@ -8,9 +8,10 @@ import base64
 import io
 import json
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
+from listener import Listener
 from PIL import Image
 
 TOKENS = {1: 576, 2: 144, 3: 64, 4: 36}
@@ -44,7 +45,7 @@ class FakeEndpoint:
         self.methods: tuple[str, ...] = ()
         self.dfmr = True
         self.failing: str | None = None
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._server = Listener(("127.0.0.1", 0), self._handler())
         self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 

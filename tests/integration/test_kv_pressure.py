@@ -4,8 +4,10 @@ The cache of the test server holds half a million tokens; the marks are set so t
 the single pictures of these tests and of measurements in the background do not.
 """
 
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 from pictures import message, noise
@@ -25,10 +27,39 @@ PRESSED = PROFILES_TEXT.replace(
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.2)
+
+
+@contextmanager
+def full_cache(server: Server) -> Iterator[None]:
+    """Two long answers at any time, each followed by another, so that the cache is full for as long as it takes."""
+    done = threading.Event()
+
+    def answers(first: int) -> None:
+        with server.client as client:
+            while not done.is_set():
+                with client.chat.completions.create(
+                    model="small",
+                    messages=message(*[noise(first + i) for i in range(8)]),  # type: ignore[arg-type]
+                    stream=True,
+                    extra_body={"ignore_eos": True, "dfmr": {"enabled": False}},
+                ) as answer:
+                    for _ in answer:
+                        if done.is_set():
+                            break
+
+    threads = [threading.Thread(target=answers, args=(first,)) for first in (400, 500)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
 
 
 def kept(server: Server) -> int:
@@ -60,13 +91,7 @@ def kept_at_level_2(server: Server) -> int | None:
 def test_detail_is_given_up_while_the_cache_is_full_and_given_back(server: Server) -> None:
     assert server.reload_profiles(PRESSED).status_code == 200
     wait_until(lambda: kept(server) == 576)
-    with server.client.chat.completions.create(
-        model="small",
-        messages=message(*[noise(400 + i) for i in range(8)]),  # type: ignore[arg-type]
-        stream=True,
-        extra_body={"ignore_eos": True, "dfmr": {"enabled": False}},
-    ) as answer:
-        next(iter(answer))
+    with full_cache(server):
         wait_until(lambda: level(server) == 2)
         # One token is less than any pooling of this profile keeps: the picture is not refused, but pooled furthest.
         wait_until(lambda: kept_at_level_2(server) == 36)
