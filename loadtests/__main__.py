@@ -33,6 +33,8 @@ MEMORY_REQUESTS = 1000
 MEMORY_WARM_UP = 200
 """Requests before memory is first looked at: buffers that are shared between processes count once they are touched."""
 _START = time.monotonic()
+_OF_THE_WHOLE_RUN = ("started", "load_before", "minutes", "resumed")
+"""What is told of a run that was resumed as if it had not been interrupted."""
 
 
 def say(text: str) -> None:
@@ -88,19 +90,23 @@ def run_bench(arguments: argparse.Namespace) -> bool:
         for old in folder.glob("*.json"):
             old.unlink()
     model = arguments.model if any(s.model == "bench" for s in chosen) else "tiny"
-    results = Results(run=_about(arguments, model))
-    for role in ("bench", "tiny"):
-        wanted = [s for s in chosen if s.model == role]
-        if not wanted or (role == "tiny" and arguments.url):
-            continue
-        kept = {s.name: cells for s in wanted if (cells := _kept(folder, s)) is not None}
-        extra = _kept_extra(folder, role)
-        if len(kept) < len(wanted) or (not arguments.only and extra is None):
-            with _servers(role, arguments, folder) as up:
-                extra = _run_role(role, wanted, kept, matrix, arguments, up, folder)
-        for scenario in wanted:
-            results.cells += kept[scenario.name]
-        results = Results.model_validate({**results.model_dump(by_alias=True), **(extra or {})})
+    results = Results(run={**_about(arguments, model), **_earlier(folder)})
+    try:
+        for role in ("bench", "tiny"):
+            wanted = [s for s in chosen if s.model == role]
+            if not wanted or (role == "tiny" and arguments.url):
+                continue
+            kept = {s.name: cells for s in wanted if (cells := _kept(folder, s)) is not None}
+            extra = _kept_extra(folder, role)
+            if len(kept) < len(wanted) or (not arguments.only and extra is None):
+                with _servers(role, arguments, folder) as up:
+                    extra = _run_role(role, wanted, kept, matrix, arguments, up, folder)
+            for scenario in wanted:
+                results.cells += kept[scenario.name]
+            results = Results.model_validate({**results.model_dump(by_alias=True), **(extra or {})})
+    finally:
+        results.run["minutes"] = round(results.run["minutes"] + (time.monotonic() - _START) / 60, 1)
+        _file(folder, "run").write_text(json.dumps({name: results.run[name] for name in _OF_THE_WHOLE_RUN}))
     return _finish(results, arguments)
 
 
@@ -215,6 +221,15 @@ def _kept_extra(folder: Path, role: str) -> dict[str, Any] | None:
     return json.loads(path.read_text()) if path.exists() else None
 
 
+def _earlier(folder: Path) -> dict[str, Any]:
+    """Of the run that is resumed: when it started, the load then, minutes so far, and how often it was resumed."""
+    path = _file(folder, "run")
+    if not path.exists():
+        return {"minutes": 0.0, "resumed": 0}
+    earlier: dict[str, Any] = json.loads(path.read_text())
+    return {**earlier, "resumed": earlier["resumed"] + 1}
+
+
 def _about(arguments: argparse.Namespace, model: str) -> dict[str, Any]:
     shape = models.SHAPES[model]
     return {
@@ -232,7 +247,6 @@ def _about(arguments: argparse.Namespace, model: str) -> dict[str, Any]:
 def _finish(results: Results, arguments: argparse.Namespace) -> bool:
     results.count_goodput()
     results.targets = [t for t in targets.check(results) if t.measured is not None or not arguments.only]
-    results.run["minutes"] = round((time.monotonic() - _START) / 60, 1)
     for found in results.cells:
         found.samples = []
     out: Path = arguments.out

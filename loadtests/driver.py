@@ -75,14 +75,14 @@ async def run(server: Server, work: Workload, body: dict[str, Any], output: int,
 
 
 async def run_random(
-    server: Server, requests: int, pictures: int, text: int, output: int, body: dict[str, Any], load: Load
+    server: Server, requests: int, pictures: int, text: int, output: int, body: dict[str, Any], load: Load, seed: int
 ) -> Run:
-    """Send vLLM's own random pictures and texts (data set ``random-mm``)."""
+    """Send vLLM's own random pictures and texts (data set ``random-mm``); the same again for the same seed."""
     buckets = "{(256, 256, 1): 0.5, (720, 1280, 1): 0.5}"
     arguments = ["--dataset-name", "random-mm", "--random-input-len", str(text), "--random-output-len", str(output)]
     arguments += ["--random-mm-base-items-per-request", str(pictures), "--random-mm-bucket-config", buckets]
     arguments += ["--random-mm-limit-mm-per-prompt", json.dumps({"image": pictures, "video": 0})]
-    arguments += ["--random-mm-num-mm-items-range-ratio", "0", "--enable-multimodal-chat"]
+    arguments += ["--random-mm-num-mm-items-range-ratio", "0", "--enable-multimodal-chat", "--seed", str(seed)]
     return await _bench(server, arguments, requests, pictures, [False] * requests, body, load)
 
 

@@ -98,10 +98,9 @@ class Runner:
         # The server has been idle while the other was under load: waking up is not what is measured.
         self.answer(Questions(1, min(1, scenario.pictures), scenario.kinds, 32), policy, 1, Load(concurrency=1))
         if scenario.dataset == "random-mm":
-            server, body = self._servers[self._matrix.policies[policy].server], self._matrix.policies[policy].body
-            return self._execute(
-                driver.run_random(server, requests, scenario.pictures, scenario.text, scenario.output, body, load)
-            )[0]
+            chosen, seed = self._matrix.policies[policy], next(self._serial)
+            asked = (requests, scenario.pictures, scenario.text, scenario.output, chosen.body, load, seed)
+            return self._execute(driver.run_random(self._servers[chosen.server], *asked))[0]
         questions = Questions(requests, scenario.pictures, scenario.kinds, scenario.text, scenario.repeats)
         streams = []
         if beside is not None:

@@ -68,6 +68,7 @@ def _facts(results: Results) -> str:
         "machine load before": run.get("load_before"),
         "started": run.get("started"),
         "minutes": run.get("minutes"),
+        "resumed, times": run.get("resumed") or None,
     }
     facts = (f"<span>{escape(k)} <b>{escape(str(v))}</b></span>" for k, v in shown.items() if v is not None)
     return f'<div class="facts">{"".join(facts)}</div>'

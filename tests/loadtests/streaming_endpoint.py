@@ -30,6 +30,7 @@ class StreamingEndpoint:
         self.dfmr = dfmr
         self.seconds_per_token = seconds_per_token
         self.counts: Counter[str] = Counter()
+        self.pictures: set[str] = set()
         self.running = 0
         self._lock = threading.Lock()
         self._server = Listener(("127.0.0.1", 0), self._handler())
@@ -42,6 +43,7 @@ class StreamingEndpoint:
 
     def metrics(self) -> str:
         lines = [f"{name} {value}" for name, value in self.counts.items()]
+        lines.append(f"distinct_pictures {len(self.pictures)}")
         return "\n".join([*lines, f'vllm:num_requests_running{{model_name="m"}} {self.running}']) + "\n"
 
     def kept(self, body: dict[str, Any]) -> tuple[int, int]:
@@ -61,6 +63,7 @@ class StreamingEndpoint:
             factor = 1 if detail == "high" else max(factors) if detail == "low" else min(factors)
             kept += (SIDE // factor) ** 2
             with self._lock:
+                self.pictures.add(picture["url"])
                 self.counts[f'dfmr_images_total{{factor="{factor}"}}'] += self.dfmr
         return SIDE**2 * len(pictures), kept
 

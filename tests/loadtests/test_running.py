@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from streaming_endpoint import StreamingEndpoint
 
+import loadtests.__main__
 from loadtests import application, models, scenarios, targets
 from loadtests.application import Plan
 from loadtests.matrix import ALONE, Runner
@@ -72,12 +73,41 @@ def test_a_second_stream_runs_beside_the_measured_one(servers: dict[str, Server]
     assert alone.requests == both.requests == 5
 
 
-def test_vllms_own_random_pictures_are_sent(servers: dict[str, Server], tmp_path: Path) -> None:
+def test_vllms_own_random_pictures_are_sent_and_never_twice(servers: dict[str, Server], tmp_path: Path) -> None:
     run, _ = runner(servers, tmp_path)
-    wanted = scenario(pictures=2, dataset="random-mm", concurrency=2, requests=[3, 3], policies=["uncompressed"])
+    before = servers["dfmr"].metrics().total("distinct_pictures")
+    wanted = scenario(
+        pictures=2, dataset="random-mm", concurrency=2, requests=[3, 3], rounds=[2, 2], policies=["uncompressed"]
+    )
     (cell,) = run.run(wanted)
+    # A picture of the round's first request, which wakes the server, beside those that are measured.
+    assert servers["dfmr"].metrics().total("distinct_pictures") - before == 2 * (1 + 3 * 2)
     assert (cell.failed, cell.kept) == (0, 1)
     assert cell.images_per_second > 0
+
+
+def test_a_run_that_goes_on_asks_nothing_twice_and_is_told_as_one(
+    servers: dict[str, Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loadtests.__main__, "WORK", tmp_path / "work")
+    command = ["bench", "--only", "noise", "flat pictures", "--url", servers["dfmr"].url, "--out", str(tmp_path)]
+
+    def bench(*options: str) -> tuple[Results, float]:
+        monkeypatch.setattr("sys.argv", ["loadtests", *command, *options])
+        with pytest.raises(SystemExit, match="0"):
+            loadtests.__main__.main()
+        found = Results.model_validate_json((tmp_path / "bench-short.json").read_text())
+        return found, servers["dfmr"].metrics().total("distinct_pictures")
+
+    _, first = bench()
+    (tmp_path / "work" / "short" / "noise.json").unlink()
+    half, second = bench("--resume")
+    whole, third = bench("--resume")
+    assert first < second == third
+    assert [cell.scenario for cell in whole.cells] == ["flat pictures", "noise"]
+    assert (half.run["resumed"], whole.run["resumed"]) == (1, 2)
+    assert half.run["started"] == whole.run["started"]
+    assert 0 < half.run["minutes"] <= whole.run["minutes"]
 
 
 def test_a_server_that_refuses_everything_stops_the_run(servers: dict[str, Server], tmp_path: Path) -> None:
