@@ -1,4 +1,4 @@
-"""Writes README's table of speed from the short run in results: ``python -m loadtests.readme [--check]``."""
+"""Writes README's table of speed from the whole run in results: ``python -m loadtests.readme [--check]``."""
 
 import re
 import sys
@@ -8,7 +8,7 @@ from evals.results import Target
 from loadtests.results import Results
 
 README = ROOT / "README.md"
-RESULTS = ROOT / "loadtests" / "results" / "bench-short.json"
+RESULTS = ROOT / "loadtests" / "results" / "bench-full.json"
 _SECTION = re.compile(r"(?<=<!-- bench -->\n).*?(?=<!-- /bench -->)", re.DOTALL)
 
 
