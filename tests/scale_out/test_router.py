@@ -145,7 +145,7 @@ def test_a_replica_that_is_stopped_finishes_its_answer_and_ends_with_zero(fleet:
     begun = threading.Event()
 
     def stream() -> None:
-        request = body(max_tokens=1200, stream=True)
+        request = body(max_tokens=3600, stream=True)
         with httpx.stream("POST", f"{stopped.url}/v1/chat/completions", json=request, timeout=120) as reply:
             for line in reply.iter_lines():
                 lines.append(line)

@@ -19,7 +19,7 @@ import pytest
 
 BIN = Path(sys.executable).parent
 START_SECONDS = 600
-ENGINE = ("--host", "127.0.0.1", "--enforce-eager", "--max-model-len", "2048", "--max-num-seqs", "16")
+ENGINE = ("--host", "127.0.0.1", "--enforce-eager", "--max-model-len", "4096", "--max-num-seqs", "16")
 
 
 def environment() -> dict[str, str]:
