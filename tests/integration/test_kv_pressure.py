@@ -5,12 +5,12 @@ the single pictures of these tests and of measurements in the background do not.
 """
 
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 from pictures import message, noise
+from replicas import wait_until
 from serving import PROFILES_TEXT, Server
 
 pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("own_profiles")]
@@ -24,13 +24,6 @@ PRESSED = PROFILES_TEXT.replace(
        steps: [{max_tokens_per_image: 144}, {max_tokens_per_image: 1}]}
 """,
 )
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 120
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
 
 
 @contextmanager
@@ -90,10 +83,10 @@ def kept_at_level_2(server: Server) -> int | None:
 
 def test_detail_is_given_up_while_the_cache_is_full_and_given_back(server: Server) -> None:
     assert server.reload_profiles(PRESSED).status_code == 200
-    wait_until(lambda: kept(server) == 576)
+    wait_until(lambda: kept(server) == 576, "every token kept", 120)
     with full_cache(server):
-        wait_until(lambda: level(server) == 2)
+        wait_until(lambda: level(server) == 2, "the lowest ceiling", 120)
         # One token is less than any pooling of this profile keeps: the picture is not refused, but pooled furthest.
-        wait_until(lambda: kept_at_level_2(server) == 36)
-    wait_until(lambda: level(server) == 0)
-    wait_until(lambda: kept(server) == 576)
+        wait_until(lambda: kept_at_level_2(server) == 36, "the furthest pooling", 120)
+    wait_until(lambda: level(server) == 0, "no ceiling", 120)
+    wait_until(lambda: kept(server) == 576, "every token kept", 120)

@@ -90,6 +90,7 @@ def test_a_run_that_goes_on_asks_nothing_twice_and_is_told_as_one(
     servers: dict[str, Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loadtests.__main__, "WORK", tmp_path / "work")
+    monkeypatch.setattr("loadtests.__main__.signal.signal", lambda *_: None)
     command = ["bench", "--only", "noise", "flat pictures", "--url", servers["dfmr"].url, "--out", str(tmp_path)]
 
     def bench(*options: str) -> tuple[Results, float]:
