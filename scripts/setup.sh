@@ -5,6 +5,10 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+# A server is three processes that import vLLM, one after the other. Where Python keeps no bytecode, each would compile
+# it anew, 9 s of the 17 s of an import.
+export UV_COMPILE_BYTECODE=1
+
 python=${PYTHON:-python3}
 target=${1:-server}
 

@@ -1,6 +1,7 @@
 """The CPU image is built with buildah, serves a picture as its own user, and ends with 0 when it is told to stop."""
 
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -68,3 +69,15 @@ def test_it_holds_its_model_and_no_build_tools(container: str) -> None:
     environment = {**os.environ, **STORAGE}
     script = "test -f /opt/models/tiny-llava-dfmr/config.json && ! command -v uv && ! command -v pip && test -w /cache"
     subprocess.run(["buildah", "run", container, "--", "sh", "-c", script], env=environment, check=True)
+
+
+def test_its_server_compiles_no_module_at_every_start(container: str) -> None:
+    """Its user can't keep bytecode, so all that a start imports has to have come with it."""
+    environment = {**os.environ, **STORAGE}
+    line = ["python3", "-v", "-c", "import server.cli, vllm.entrypoints.openai.api_server"]
+    run = subprocess.run(
+        ["buildah", "run", container, "--", *line], env=environment, check=True, capture_output=True, text=True
+    )
+    loaded = re.findall(r"^# code object from '(/opt/dfmr/.*)'$", run.stderr, re.MULTILINE)
+    assert any("/vllm/" in path for path in loaded)
+    assert [path for path in loaded if not path.endswith(".pyc")] == []
