@@ -54,7 +54,7 @@ kernels: setup-kernels ## compile the kernels for sm_80, sm_90 and sm_100, and p
 cost: setup ## time the reduction under every metric against the vision tower, at LLaVA-1.5's sizes
 	.venv/bin/python benchmarks/reduce_cost.py
 
-bench: setup ## measure speed against baselines on this CPU (about twelve minutes; RESUME=1 goes on); writes loadtests/results
+bench: setup ## measure speed against baselines on this CPU (about ten minutes; RESUME=1 goes on); writes loadtests/results
 	.venv/bin/python -m loadtests bench $(if $(RESUME),--resume)
 
 bench-full: setup ## the whole matrix (MODEL=1b by default, MODEL=7b for a GPU; RESUME=1 goes on)

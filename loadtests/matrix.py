@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import dataclasses
 import itertools
 import shutil
 import time
@@ -23,6 +22,8 @@ SETTLE_SECONDS = 1.2
 from whichever server is asked next: its first answers then take up to ten times as long."""
 _MOST = 8
 """Requests at a time when a server's capacity is measured."""
+_CAPACITY_SECONDS = 4
+"""How long that takes, about."""
 
 
 class Runner:
@@ -132,12 +133,15 @@ class Runner:
         """Requests a second of this kind that are answered under a policy, measured once."""
         kind = (pictures, output, policy)
         if kind not in self._capacities:
-            count = 6 if pictures > 1 else 2 * _MOST
-            questions = Questions(count, pictures, ("photograph", "document", "chart"), 32)
-            # The first answers after a rest come late: they wake the server's processes.
-            self.answer(dataclasses.replace(questions, requests=count // 2), policy, output, Load(concurrency=_MOST))
-            run = self.answer(questions, policy, output, Load(concurrency=_MOST))
-            self._capacities[kind] = len(run.requests) / run.seconds
+
+            def served(count: int) -> float:
+                questions = Questions(count, pictures, ("photograph", "document", "chart"), 32)
+                run = self.answer(questions, policy, output, Load(concurrency=_MOST))
+                return len(run.requests) / run.seconds
+
+            # The first answers after a rest come late: they wake the processes. They also tell how many are enough.
+            few = served(3 if pictures > 1 else _MOST)
+            self._capacities[kind] = served(max(6, round(_CAPACITY_SECONDS * few)))
             self._say(f"capacity, {policy}: {self._capacities[kind]:.2f} requests/s of {pictures} pictures")
         return self._capacities[kind]
 

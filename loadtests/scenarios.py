@@ -90,11 +90,13 @@ class Scenario(_Strict):
         repeats: how often each set of pictures is asked about, one after the other.
         rates: arrivals a second in a Poisson process, as shares of what was served under the first policy.
         alone: also run without `beside`.
+        short_policies: those of the short run, if they are fewer.
     """
 
     name: str
     model: Literal["bench", "tiny"]
     policies: list[str]
+    short_policies: list[str] = []
     pictures: int = 1
     kinds: tuple[PictureKind, ...] = ("photograph", "document", "chart")
     text: int = 32
@@ -125,7 +127,8 @@ class Matrix(_Strict):
     @model_validator(mode="after")
     def _known(self) -> Self:
         for scenario in self.scenarios:
-            if unknown := [name for name in scenario.policies if name not in self.policies]:
+            named = [*scenario.policies, *scenario.short_policies]
+            if unknown := [name for name in named if name not in self.policies]:
                 raise ValueError(f"{scenario.name}: there is no policy {', '.join(unknown)}")
         for name, policy in self.policies.items():
             if policy.like is not None and policy.like not in self.policies:
@@ -151,6 +154,8 @@ class Matrix(_Strict):
         if unknown := [name for name in policies or () if name not in self.policies]:
             raise ValueError(f"no policy {', '.join(unknown)}; there are: {', '.join(self.policies)}")
         found = [s for s in self.scenarios if of(s.requests, size) and (not only or s.name in only)]
+        if size == "short":
+            found = [s.model_copy(update={"policies": s.short_policies or s.policies}) for s in found]
         if policies:
             found = [s.model_copy(update={"policies": policies}) for s in found]
         if most_rounds is None:

@@ -28,8 +28,8 @@ def run(ttft: float, *, seconds: float = 1.0, seen: float | None = None, gap: fl
 
 def results() -> Results:
     cells = [
-        cell("two-phase overhead", "one-phase", "bench", [run(1.0), run(1.0), run(1.0)]),
-        cell("two-phase overhead", "uncompressed", "bench", [run(1.01), run(5.0), run(1.02)]),
+        cell("one picture", "one-phase", "bench", [run(1.0), run(1.0), run(1.0)]),
+        cell("one picture", "uncompressed", "bench", [run(1.01), run(5.0), run(1.02)]),
         cell("four pictures", "one-phase", "bench", [run(2.0)]),
         cell("four pictures", "dfmr", "bench", [run(0.6, encode=0.3)]),
         cell("four pictures", "text-only", "bench", [run(0.45)]),
