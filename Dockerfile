@@ -44,9 +44,11 @@ RUN python3 -m venv /opt/uv \
     && /opt/uv/bin/pip install --no-cache-dir --requirement requirements/bootstrap.txt \
     && /opt/uv/bin/uv venv --python /usr/bin/python3 /opt/dfmr
 # Builders behind a proxy bring its certificate with the base image or mount it there. Bytecode is compiled here, because
-# the server's user can't write it: each of its three processes would compile all of vLLM and torch at every start.
+# the server's user can't write it: each of its three processes would compile all of vLLM and torch at every start. It is
+# not checked against times of sources, which layers round to seconds.
 ENV UV_SYSTEM_CERTS=true \
-    UV_COMPILE_BYTECODE=1
+    UV_COMPILE_BYTECODE=1 \
+    PYC_INVALIDATION_MODE=UNCHECKED_HASH
 COPY pyproject.toml ./
 COPY requirements requirements
 COPY packaging packaging
