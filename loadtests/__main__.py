@@ -185,7 +185,6 @@ def _servers(role: str, arguments: argparse.Namespace, folder: Path) -> Iterator
         kinds,
         checkpoint,
         _options(role, arguments.serve),
-        {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_LOGGING_LEVEL": "WARNING"},
         folder,
         say,
     ) as up:

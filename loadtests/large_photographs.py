@@ -80,9 +80,8 @@ def main() -> None:
         folder = Path(name)
         models.write(folder / "model", models.SHAPES["tiny"])
         print("starting both servers ...", flush=True)
-        environment = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
         with (
-            running(WANTED, folder / "model", OPTIONS, environment, folder, print) as servers,
+            running(WANTED, folder / "model", OPTIONS, folder, print) as servers,
             httpx.Client(timeout=120) as client,
         ):
             compare(servers, client)

@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 START_SECONDS = 600
 STOP_SECONDS = 60
+ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
 
 Kind = Literal["dfmr", "one-phase"]
 _LABEL = re.compile(r'(\w+)="([^"]*)"')
@@ -113,7 +114,6 @@ def running(
     wanted: Mapping[str, Kind],
     model: Path,
     options: Mapping[str, object],
-    environment: Mapping[str, str],
     folder: Path,
     say: Callable[[str], None],
 ) -> Iterator[dict[str, Server]]:
@@ -134,7 +134,7 @@ def running(
                     [*line, "--port", str(port)],
                     stdout=output,
                     stderr=subprocess.STDOUT,
-                    env={**os.environ, "HF_HUB_OFFLINE": "1", **environment, **extra},
+                    env={**os.environ, **ENVIRONMENT, **extra},
                     start_new_session=True,
                 )
             started.append(process)
