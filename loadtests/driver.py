@@ -18,10 +18,15 @@ POLL_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class Load:
-    """How requests arrive: so many at a time (closed loop), or so many a second in a Poisson process (open loop)."""
+    """How requests arrive: so many at a time (closed loop), or so many a second in a Poisson process (open loop).
+
+    Attributes:
+        seed: of the arrivals and of random pictures; the same again for the same seed.
+    """
 
     concurrency: int | None = None
     rate: float | None = None
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -75,14 +80,14 @@ async def run(server: Server, work: Workload, body: dict[str, Any], output: int,
 
 
 async def run_random(
-    server: Server, requests: int, pictures: int, text: int, output: int, body: dict[str, Any], load: Load, seed: int
+    server: Server, requests: int, pictures: int, text: int, output: int, body: dict[str, Any], load: Load
 ) -> Run:
-    """Send vLLM's own random pictures and texts (data set ``random-mm``); the same again for the same seed."""
+    """Send vLLM's own random pictures and texts (data set ``random-mm``)."""
     buckets = "{(256, 256, 1): 0.5, (720, 1280, 1): 0.5}"
     arguments = ["--dataset-name", "random-mm", "--random-input-len", str(text), "--random-output-len", str(output)]
     arguments += ["--random-mm-base-items-per-request", str(pictures), "--random-mm-bucket-config", buckets]
     arguments += ["--random-mm-limit-mm-per-prompt", json.dumps({"image": pictures, "video": 0})]
-    arguments += ["--random-mm-num-mm-items-range-ratio", "0", "--enable-multimodal-chat", "--seed", str(seed)]
+    arguments += ["--random-mm-num-mm-items-range-ratio", "0", "--enable-multimodal-chat"]
     return await _bench(server, arguments, requests, pictures, [False] * requests, body, load)
 
 
@@ -101,7 +106,7 @@ async def _bench(
     arguments = ["--backend", "openai-chat", "--endpoint", "/v1/chat/completions", "--base-url", server.url]
     arguments += ["--model", server.model, "--tokenizer", server.tokenizer, "--num-prompts", str(count), *dataset]
     arguments += ["--ready-check-timeout-sec", "0", "--disable-tqdm", "--save-detailed", "--temperature", "0"]
-    arguments += ["--ignore-eos"]
+    arguments += ["--ignore-eos", "--seed", str(load.seed)]
     if load.concurrency is not None:
         arguments += ["--max-concurrency", str(load.concurrency)]
     if load.rate is not None:

@@ -6,6 +6,7 @@ import itertools
 import shutil
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from loadtests import application, driver
@@ -20,6 +21,8 @@ ALONE = "alone"
 SETTLE_SECONDS = 1.2
 """An engine and its workers spin on their message queues for a second after the last request, which takes the cores
 from whichever server is asked next: its first answers then take up to ten times as long."""
+_OTHER = 1000
+"""What the seed of a stream beside is apart from the measured stream's."""
 _MOST = 8
 """Requests at a time when a server's capacity is measured."""
 _CAPACITY_SECONDS = 4
@@ -67,7 +70,7 @@ class Runner:
                 if self._matrix.policies[policy].server not in self._servers:
                     continue
                 self._turn_to(self._matrix.policies[policy].server)
-                for variant, rate, run in self._variants(scenario, policy):
+                for variant, rate, run in self._variants(scenario, policy, number):
                     found.setdefault((policy, variant, rate), []).append(run)
                     self._say(f"{scenario.name} | round {number + 1}/{rounds} | {policy} {variant}{_told(run)}")
         shutil.rmtree(self._folder / "sent", ignore_errors=True)
@@ -79,7 +82,7 @@ class Runner:
             time.sleep(SETTLE_SECONDS)
         self._last = server
 
-    def _variants(self, scenario: Scenario, policy: str) -> Iterable[tuple[str, float | None, Run]]:
+    def _variants(self, scenario: Scenario, policy: str, number: int) -> Iterable[tuple[str, float | None, Run]]:
         if scenario.application is not None:
             yield "", None, self._application(scenario, policy)
             return
@@ -88,7 +91,8 @@ class Runner:
         shares: list[float | None] = [*scenario.rates] or [None]
         for share in shares:
             rate = None if share is None else share * capacity
-            load = Load(scenario.concurrency, rate)
+            # Bursts come where the seed puts them, so that one schedule is one sample: every round has its own.
+            load = Load(scenario.concurrency, rate, seed=number)
             several = "" if share is None or len(scenario.rates) == 1 else MARK.format(share)
             if scenario.alone:
                 yield ALONE, rate, self._main(scenario, policy, load, None)
@@ -99,15 +103,16 @@ class Runner:
         # The server has been idle while the other was under load: waking up is not what is measured.
         self.answer(Questions(1, min(1, scenario.pictures), scenario.kinds, 32), policy, 1, Load(concurrency=1))
         if scenario.dataset == "random-mm":
-            chosen, seed = self._matrix.policies[policy], next(self._serial)
-            asked = (requests, scenario.pictures, scenario.text, scenario.output, chosen.body, load, seed)
+            chosen = self._matrix.policies[policy]
+            unseen = replace(load, seed=next(self._serial))
+            asked = (requests, scenario.pictures, scenario.text, scenario.output, chosen.body, unseen)
             return self._execute(driver.run_random(self._servers[chosen.server], *asked))[0]
         questions = Questions(requests, scenario.pictures, scenario.kinds, scenario.text, scenario.repeats)
         streams = []
         if beside is not None:
             other = Questions(of(beside.requests, self._size), beside.pictures, scenario.kinds, scenario.text)
             rate = beside.load * self._capacity(beside.pictures, beside.output, scenario.policies[0])
-            streams.append(self._load(other, policy, beside.output, Load(rate=rate)))
+            streams.append(self._load(other, policy, beside.output, Load(rate=rate, seed=_OTHER + load.seed)))
         # The measured stream comes last: reading the other's pictures then delays none of its requests.
         return self._execute(*streams, self._load(questions, policy, scenario.output, load))[-1]
 

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from server.encoding.fair import FairQueue
+from server.encoding.due import DueQueue
 from server.errors import EncodeFailedError, EncoderOverloadedError
 from server.metrics import ENCODE_BATCH_SIZE, ENCODE_QUEUE, ENCODE_QUEUE_SECONDS, ENCODE_SECONDS
 
@@ -26,8 +26,8 @@ class _Waiting(Generic[Job, Result]):
 class MicroBatcher(Generic[Job, Result]):
     """Runs one call at a time; what arrives meanwhile forms the next batch, so an idle server never waits for company.
 
-    Requests that wait take turns, and one with many pictures fills half of a batch at most: what comes after it
-    waits for a shorter call, and so does decoding.
+    Requests are served by their due dates, without larger ones in the same batch, and one with many pictures fills half
+    of a batch at most: what comes after it waits for a shorter call, and so does decoding.
 
     Args:
         run: encodes a batch and returns, in its order, a result or the exception that belongs to that job alone.
@@ -48,7 +48,7 @@ class MicroBatcher(Generic[Job, Result]):
         self._max_batch = max_batch
         self._share = math.ceil(max_batch / 2)
         self._max_queue = max_queue
-        self._waiting: FairQueue[_Waiting[Job, Result]] = FairQueue()
+        self._waiting: DueQueue[_Waiting[Job, Result]] = DueQueue()
         self._drain: asyncio.Task[None] | None = None
         self._queue = ENCODE_QUEUE.labels(model_name)
         self._queue.set(0)

@@ -20,7 +20,7 @@ from server.encoding.batcher import MicroBatcher
 from server.encoding.cache import Entry, FeatureCache, Features
 from server.encoding.content import PictureFile, as_pil, content_key, size_of
 from server.encoding.decisions import NO_BUDGET, Before, Budget, Decider, Limit, Settled
-from server.encoding.fair import FairSemaphore, one_owner
+from server.encoding.due import DueSemaphore, one_owner
 from server.encoding.fingerprint import fixed_picture
 from server.encoding.jobs import EncodedPicture, EncodeJob, EncodeResult, Measured, Wish
 from server.encoding.preprocess import Box, Preprocessor
@@ -90,7 +90,7 @@ class PictureEncoder:
         self.decider = Decider(grid, self.candidates, settings.policy.aggregate)
         threads = settings.preprocess_threads or min(16, os.cpu_count() or 1)
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="dfmr-preprocess")
-        self._turns = FairSemaphore(threads)
+        self._turns = DueSemaphore(threads)
         self._hits, self._misses = CACHE_HITS.labels(model_name), CACHE_MISSES.labels(model_name)
         self._preprocess_seconds = PREPROCESS_SECONDS.labels(model_name)
         self._encode_seconds = ENCODE_SECONDS.labels(model_name)
@@ -141,7 +141,7 @@ class PictureEncoder:
         Raises:
             PictureError: one is no picture.
         """
-        with one_owner():
+        with one_owner(len(pictures)):
             await _all(self.in_thread(self.protected, i, one) for i, one in enumerate(pictures) if one.protect)
 
     async def encode(
@@ -154,7 +154,7 @@ class PictureEncoder:
         Raises:
             PictureError: a picture is at fault, or the policy cannot be met.
         """
-        with one_owner():
+        with one_owner(len(pictures)):
             return await self._encode(pictures, policy, budget)
 
     async def _encode(self, pictures: Sequence[Picture], policy: Policy, budget: Budget) -> list[EncodedPicture]:
@@ -195,7 +195,7 @@ class PictureEncoder:
         return await self._batcher.submit(job)
 
     async def in_thread(self, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        """Have a preprocessing thread do something; requests that wait for one take turns."""
+        """Have a preprocessing thread do something; requests get one by their due dates."""
         async with self._turns:
             return await asyncio.get_running_loop().run_in_executor(self._threads, partial(work, *args, **kwargs))
 

@@ -17,8 +17,8 @@ from dfmr_kernels.video import Scene, Window, cut, decide, limits, measure, pool
 from server.encoding.cache import Features
 from server.encoding.clip import Clip, Sampling, decode
 from server.encoding.decisions import Budget
+from server.encoding.due import one_owner
 from server.encoding.encoder import Picture, PictureEncoder
-from server.encoding.fair import one_owner
 from server.encoding.jobs import EncodedPicture, EncodeJob, EncodeResult
 from server.errors import EncoderOverloadedError, PictureError, VideoError
 from server.policy import Detail, Policy, ServerSettings
@@ -158,7 +158,7 @@ class VideoEncoder:
             VideoError: a video or what is asked of it is wrong; names its index.
             EncoderOverloadedError: too many videos wait already.
         """
-        with one_owner():
+        with one_owner(len(videos) * policy.video_max_frames):
             return [await self._one(index, video, policy) for index, video in enumerate(videos)]
 
     async def _one(self, index: int, video: Picture, policy: Policy) -> EncodedVideo:

@@ -8,7 +8,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from server.encoding.batcher import MicroBatcher
-from server.encoding.fair import one_owner
+from server.encoding.due import one_owner
 from server.errors import EncoderOverloadedError
 
 _names = (f"test-batcher-{i}" for i in count())
@@ -250,10 +250,23 @@ async def test_a_request_with_many_pictures_fills_half_of_a_batch_at_most(
     batcher: MicroBatcher[int, int], doubler: Doubler
 ) -> None:
     tasks = await submitted(batcher, 0)
-    with one_owner():
+    with one_owner(5):
         tasks += await submitted(batcher, 1, 2, 3, 4, 5)
-    with one_owner():
+    with one_owner(5):
         tasks += await submitted(batcher, 6)
     doubler.finish(4)
     assert await asyncio.gather(*tasks) == [0, 2, 4, 6, 8, 10, 12]
-    assert doubler.calls == [[0], [1, 6, 2], [3, 4], [5]]
+    assert doubler.calls == [[0], [1, 2, 6], [3, 4], [5]]
+
+
+async def test_a_request_with_one_picture_waits_for_no_call_with_one_of_many(
+    batcher: MicroBatcher[int, int], doubler: Doubler
+) -> None:
+    tasks = await submitted(batcher, 0)
+    with one_owner(3):
+        tasks += await submitted(batcher, 1, 2, 3)
+    with one_owner(1):
+        tasks += await submitted(batcher, 4)
+    doubler.finish(4)
+    assert await asyncio.gather(*tasks) == [0, 2, 4, 6, 8]
+    assert doubler.calls == [[0], [4], [1, 2], [3]]
