@@ -19,8 +19,8 @@ from loadtests.workload import Questions, make
 
 ALONE = "alone"
 SETTLE_SECONDS = 1.2
-"""An engine and its workers spin on their message queues for a second after the last request, which takes the cores
-from whichever server is asked next: its first answers then take up to ten times as long."""
+"""An engine and its workers look at their message queues without pause, or nearly so, for a second after the last
+request, which takes the cores from whichever server is asked next."""
 _OTHER = 1000
 """What the seed of a stream beside is apart from the measured stream's."""
 _MOST = 8
