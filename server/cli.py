@@ -42,6 +42,7 @@ def parser() -> argparse.ArgumentParser:
     own.add_argument(
         "--additional-config", "--additional_config", type=_json_object, default={}, help=argparse.SUPPRESS
     )
+    own.add_argument("--revision", help=argparse.SUPPRESS)
     return own
 
 
@@ -84,9 +85,11 @@ def vllm_arguments(arguments: Sequence[str]) -> list[str]:
         own.error(f"--additional-config: {PLUGIN!r} must be an object, not {operators!r}")
     additional = {**additional, PLUGIN: {**operators, **settings}}
     try:
-        load_book(load_settings(additional, model)[0], model)
+        load_book(*load_settings(additional, model, known.revision))
     except ValueError as error:
         own.error(str(error))
+    if known.revision is not None:
+        rest += ["--revision", known.revision]
     given = {a.partition("=")[0].replace("_", "-") for a in rest}
     if not named and "--served-model-name" not in given:
         rest += ["--served-model-name", Path(model).name]

@@ -13,7 +13,8 @@ from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoProcessor, LlavaForConditionalGeneration
 
-from server.policy import PROFILE_FILE, UNTRAINED_TAU, Policy, checkpoint_profile
+from server.policy import UNTRAINED_TAU, Policy
+from server.profiles.checkpoint import PROFILE_FILE, checkpoint_profile
 from training.packing import IGNORED
 from training.visual import feature_maps, kept_tokens
 

@@ -8,8 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Depends, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel
-from starlette.background import BackgroundTask
-from starlette.concurrency import run_in_threadpool
+from starlette.background import BackgroundTasks
 from vllm.entrypoints.openai.chat_completion.api_router import create_chat_completion
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.entrypoints.openai.responses.api_router import create_responses
@@ -102,7 +101,7 @@ async def explain(request: ExplainRequest, raw_request: Request) -> ExplainRespo
     await encoder.look_at([picture])
     profile, policy = renderer.profiles.book.choose(request.dfmr, key_digest(raw_request.headers.get("authorization")))
     (encoded,) = await encoder.encode([picture], policy, Budget(policy.max_visual_tokens))
-    return await run_in_threadpool(explanation, encoder, picture, policy, profile, encoded, overlay=request.overlay)
+    return await encoder.in_thread(explanation, encoder, picture, policy, profile, encoded, overlay=request.overlay)
 
 
 @router.get("/ready", response_class=Response)
@@ -138,6 +137,8 @@ async def _with_report(
         current_request.reset(token)
     if response is None or response.status_code != HTTPStatus.OK:
         return response
+    if state.count is not None:
+        state.count()
     report = state.report or _NOTHING
     response.headers["x-dfmr-visual-tokens-original"] = str(report.original_visual_tokens)
     response.headers["x-dfmr-visual-tokens-kept"] = str(report.kept_visual_tokens)
@@ -148,7 +149,8 @@ async def _with_report(
     else:
         response.body = bytes(response.body)[:-1] + b"," + field + b"}"
         response.headers["content-length"] = str(len(response.body))
-    response.background = BackgroundTask(_answered, raw_request, request, state, began)
+    response.background = BackgroundTasks([response.background] if response.background else None)  # vLLM's own first.
+    response.background.add_task(_answered, raw_request, request, state, began)
     return response
 
 

@@ -3,6 +3,7 @@ takes them, so that neither a header that lies nor a large picture size can take
 
 import io
 import math
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -20,11 +21,19 @@ FORMATS = "mp4, webm or gif"
 _MAX_SOURCE_FPS = 240
 """More frames a second than this are not read: the bound on a file's seconds then bounds its frames too."""
 
+_MAX_DECODED_PIXELS = 32_000_000_000
+"""Pixels of all of a file's frames together, of which each is decoded, sampled or not: a minute of 4K at 60 frames a
+second. A small file can hold thousands of huge frames."""
+
 _BROWSERS_GIF_STEP = 0.1
 """Seconds for which browsers show a GIF frame that gives no time, or one of 10 ms or less."""
 
 _JITTER = 0.002
 """Seconds by which a frame may come before it is due: containers round times to milliseconds."""
+
+# FFmpeg guesses a format from a file's content, and some of its formats name further files or addresses. Only these are
+# ever opened. The variable is the only way to tell OpenCV; it is read whenever a file is opened.
+os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = "format_whitelist;mov,mp4,m4a,3gp,3g2,mj2,matroska,webm"
 
 Preprocess = Callable[[Image.Image], NDArray[np.uint8]]
 
@@ -57,27 +66,41 @@ class _Frame(NamedTuple):
 
 
 class _Source(NamedTuple):
-    """Frames in order, and the length in seconds that the file's header gives, or None."""
+    """Frames in order, the pixels of each, and the length in seconds that the file's header gives, or None."""
 
     frames: Iterator[_Frame]
+    pixels: int
     seconds: float | None
 
 
-def decode(data: bytes, sampling: Sampling, max_seconds: float, preprocess: Preprocess) -> Clip:
+def decode(
+    data: bytes,
+    sampling: Sampling,
+    max_seconds: float,
+    preprocess: Preprocess,
+    stopped: Callable[[], bool] = lambda: False,
+) -> Clip:
     """Sample a video. Takes as long as decoding it does: for a thread.
 
     Frames are taken from the first on, 1 / fps apart, or farther where more than ``max_frames`` would be taken, so that
     they are spread over the whole video; one that is shown for longer is taken once. Where the file does not say how
     long it is, every second frame is given up each time there are too many.
 
+    Args:
+        data: the file.
+        sampling: which frames to take.
+        max_seconds: longest video that is taken.
+        preprocess: makes of a frame what the encoder takes.
+        stopped: asked before each frame, whether nobody waits for the video any more.
+
     Raises:
-        VideoError: it cannot be read, is longer than ``max_seconds``, or its picture is too large.
+        VideoError: it cannot be read, is longer than ``max_seconds``, its picture is too large, or it was stopped.
     """
     try:
         source = _gif(data) if data[:6] in (b"GIF87a", b"GIF89a") else _container(data)
         if source.seconds is not None and source.seconds > max_seconds:
             raise _too_long(source.seconds, max_seconds)
-        clip = _sample(source, sampling, max_seconds, preprocess)
+        clip = _sample(source, sampling, max_seconds, preprocess, stopped)
     except VideoError:
         raise
     except Exception as error:
@@ -88,11 +111,22 @@ def decode(data: bytes, sampling: Sampling, max_seconds: float, preprocess: Prep
     return clip
 
 
-def _sample(source: _Source, sampling: Sampling, max_seconds: float, preprocess: Preprocess) -> Clip:
+def _sample(
+    source: _Source, sampling: Sampling, max_seconds: float, preprocess: Preprocess, stopped: Callable[[], bool]
+) -> Clip:
     step = max(1 / sampling.fps, (source.seconds or 0.0) / sampling.max_frames)
     kept: list[tuple[float, NDArray[np.uint8]]] = []
     due = until = 0.0
     for count, frame in enumerate(source.frames):
+        if stopped():
+            raise VideoError(None, "decode", "nobody waits for it any more")
+        if count * source.pixels > _MAX_DECODED_PIXELS:
+            raise VideoError(
+                None,
+                "too_large",
+                f"has more than {count} frames of {source.pixels / 1e6:.1f} million pixels, which are too many to "
+                "decode; send fewer or smaller frames",
+            )
         if frame.time > max_seconds or count > max_seconds * _MAX_SOURCE_FPS:
             raise _too_long(frame.time, max_seconds)
         until = frame.until
@@ -107,14 +141,16 @@ def _sample(source: _Source, sampling: Sampling, max_seconds: float, preprocess:
 
 
 def _container(data: bytes) -> _Source:
-    """An mp4 or webm file. Others are not even tried: some that FFmpeg reads name further files or addresses."""
+    """An mp4 or webm file; others are not even tried."""
     if data[4:8] != b"ftyp" and data[:4] != b"\x1a\x45\xdf\xa3":
         raise VideoError(None, "decode", f"its data is not a video in a format that is read; send {FORMATS}")
     with _opened(data) as capture:
         size = int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)), int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
         check_frame_pixel_limit(*size)
         header = OpenCVVideoBackendMixin.get_video_metadata(capture)
-    return _Source(_captured(data, header.original_fps), header.duration if header.duration > 0 else None)
+    return _Source(
+        _captured(data, header.original_fps), math.prod(size), header.duration if header.duration > 0 else None
+    )
 
 
 @contextmanager
@@ -152,7 +188,7 @@ def _captured(data: bytes, fps: float) -> Iterator[_Frame]:
 def _gif(data: bytes) -> _Source:
     with Image.open(io.BytesIO(data)) as picture:
         check_frame_pixel_limit(*picture.size)
-    return _Source(_shown(data), None)
+        return _Source(_shown(data), math.prod(picture.size), None)
 
 
 def _shown(data: bytes) -> Iterator[_Frame]:

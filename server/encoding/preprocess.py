@@ -19,6 +19,10 @@ _MAX_INTERMEDIATE_PIXELS = 32_000_000
 keeps. Above this only the cropped part is computed, which can differ by rounding unless the scale is a whole number."""
 
 
+_MAX_PADDED_SIDE = 8_000
+"""Pixels. A picture with a longer side is scaled down to it before it is padded to a square, or a line of 1 x 60,000
+pixels would become a square of 14 GB; what is padded first and scaled once can differ by rounding from that."""
+
 _LARGEST_SUPPORT = 5
 """Pixels that any of PIL's filters looks at on either side. Nothing farther away is handed to PIL: of a picture over a
 hundred times as tall as wide it would scale the columns first, which rounds otherwise than Hugging Face's way."""
@@ -177,6 +181,9 @@ def _floats(values: object) -> tuple[float, ...]:
 
 
 def _padded_to_square(picture: Image.Image, colour: tuple[int, int, int]) -> Image.Image:
+    if (scale := _MAX_PADDED_SIDE / max(picture.size)) < 1:
+        width, height = (max(1, round(length * scale)) for length in picture.size)
+        picture = picture.resize((width, height), Image.Resampling.BOX)
     width, height = picture.size
     side = max(width, height)
     square = Image.new("RGB", (side, side), colour)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ from server.encoding.fingerprint import config_digest, fingerprint
 from server.encoding.jobs import EncodedPicture, EncodeJob, EncodeResult, joined
 from server.encoding.preprocess import Preprocessor
 from server.encoding.video import EncodedVideo, VideoEncoder, apart, budget_beside, together, with_slices
-from server.errors import PictureError, RefusedError
+from server.errors import PictureError, RefusedError, VideoError
 from server.policy import ANSWER_TOKENS, Policy, load_settings
 from server.profiles.book import Chosen
 from server.profiles.drift import DriftWatch
@@ -31,7 +32,7 @@ from server.profiles.format import Fingerprint
 from server.profiles.pressure import PressureWatch, kv_usage
 from server.profiles.store import ProfileStore
 from server.request import Rendered, RequestState, current_request
-from server.savings import Savings
+from server.savings import Report, Savings
 from server.vllm_plugin import ARCHITECTURE
 from server.vllm_plugin.connector import reading
 from server.vllm_plugin.messages import image_of, pictures_of, protected, with_details
@@ -59,9 +60,10 @@ class DfmrRenderer(HfRenderer):
         self._info = info
         self._image_token: int = info.get_hf_config().image_token_index
         self._engine: AsyncLLM | LLMEngine | None = None
-        model_name = config.model_config.served_model_name
-        settings, has_profile = load_settings(config.additional_config, config.model_config.model)
-        if not has_profile:
+        model = config.model_config
+        model_name = model.served_model_name
+        settings, own = load_settings(config.additional_config, model.model, model.revision)
+        if own is None:
             logger.warning(
                 "dfmr: this checkpoint has no dfmr_profile.json, so it is not known to be trained with pooled "
                 "pictures. Factors are %s and tau=%s is not calibrated to its encoder; watch answer quality.",
@@ -74,7 +76,7 @@ class DfmrRenderer(HfRenderer):
         self._config = config_digest(
             hf.vision_config.to_dict(), hf.vision_feature_layer, hf.vision_feature_select_strategy, preprocessor
         )
-        self.profiles = ProfileStore(settings, config.model_config.model, self._config)
+        self.profiles = ProfileStore(settings, own, self._config)
         self.encoder = PictureEncoder(
             settings,
             preprocessor,
@@ -86,6 +88,7 @@ class DfmrRenderer(HfRenderer):
         )
         self.videos = VideoEncoder(self.encoder, settings, self._encode_on_worker_sync)
         self._resources.callback(self.encoder.close)
+        self._resources.callback(self.videos.close)
         self._savings = Savings(model_name, info.get_grid(), self.encoder.candidates, settings.policy)
         self.profiles.subscribe(lambda book: self._savings.start_at_zero(book.entries))
         self._drift = DriftWatch(model_name, self.encoder.candidates)
@@ -135,9 +138,10 @@ class DfmrRenderer(HfRenderer):
     ) -> tuple[list[ConversationMessage], DictPrompt]:
         if self.encoder is None:
             return super().render_messages(messages, params)
-        urls, details = pictures_of(messages)
         try:
+            urls, details = pictures_of(messages)
             if parts := video_parts(messages):
+                self._check_number(len(urls), len(parts))
                 videos = fetch(connector_of(self.model_config), parts, self.settings.max_video_bytes)
                 messages = with_videos(messages, parts, videos)
                 _, details = pictures_of(messages)
@@ -153,9 +157,10 @@ class DfmrRenderer(HfRenderer):
     ) -> tuple[list[ConversationMessage], DictPrompt]:
         if self.encoder is None:
             return await super().render_messages_async(messages, params)
-        urls, details = pictures_of(messages)
         try:
+            urls, details = pictures_of(messages)
             if parts := video_parts(messages):
+                self._check_number(len(urls), len(parts))
                 videos = await fetch_async(connector_of(self.model_config), parts, self.settings.max_video_bytes)
                 messages = with_videos(messages, parts, videos)
                 _, details = pictures_of(messages)
@@ -165,6 +170,16 @@ class DfmrRenderer(HfRenderer):
             self._savings.refuse(error)
             raise
         return conversation, with_details(prompt, details)
+
+    def _check_number(self, pictures: int, videos: int) -> None:
+        """Refuse more videos than are taken before any is fetched, as vLLM does with pictures.
+
+        Raises:
+            VLLMValidationError: there are too many.
+        """
+        self._info.validate_num_items("image", pictures + videos)
+        if videos > (most := self.settings.max_videos):
+            raise VideoError(None, "too_large", f"the request has {videos} videos, and this server takes {most} at once")
 
     def _process_multimodal(
         self,
@@ -343,9 +358,15 @@ class DfmrRenderer(HfRenderer):
             )
         request.report = report
         if count:
-            self._savings.count(report)
-            self._drift.observe(profile, [(p.scores, len(p.features.tensor)) for p in encoded])
+            kept = [(p.scores, len(p.features.tensor)) for p in encoded]
+            request.count = partial(self._count, report, kept)
+            if current_request.get() is None:  # Offline, or a route of vLLM's own.
+                request.count()
         return engine_input
+
+    def _count(self, report: Report, kept: Sequence[tuple[Sequence[float], int]]) -> None:
+        self._savings.count(report)
+        self._drift.observe(report.profile, kept)
 
     async def _encode_on_worker(self, jobs: Sequence[EncodeJob]) -> list[EncodeResult | Exception]:
         engine = self.engine

@@ -1,12 +1,15 @@
 """A chat request with videos, through the real renderer and chat template, up to the engine's input: no engine runs."""
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from listener import Listener
 from pictures import data_url, flat, noise
 from videos import almost_still, video_part, video_url, written
 from vllm.engine.arg_utils import AsyncEngineArgs
@@ -118,6 +121,47 @@ async def test_a_video_counts_as_one_picture_of_the_limit(renderer: DfmrRenderer
     assert sum(one.frames for one in report.videos) == 24
     with pytest.raises(VLLMValidationError, match="At most 4 image"):
         await rendered(renderer, *[video(flat())] * 5)
+
+
+@pytest.fixture
+def host() -> Iterator[tuple[str, list[str]]]:
+    """Answers every request with a 503; its address, and the paths that were asked for."""
+    asked: list[str] = []
+
+    class Busy(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_error(503)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    listener = Listener(("127.0.0.1", 0), Busy)
+    threading.Thread(target=listener.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{listener.server_port}", asked
+    listener.shutdown()
+    listener.server_close()
+
+
+async def test_too_many_videos_are_refused_before_any_is_fetched(
+    renderer: DfmrRenderer, host: tuple[str, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, asked = host
+    with pytest.raises(VLLMValidationError, match="At most 4 image"):
+        await rendered(renderer, picture(flat()), *[video_part(f"{url}/{i}.mp4") for i in range(4)])
+    monkeypatch.setattr(renderer, "settings", renderer.settings.model_copy(update={"max_videos": 2}))
+    with pytest.raises(VideoError, match="has 3 videos, and this server takes 2 at once"):
+        await rendered(renderer, *[video_part(f"{url}/{i}.mp4") for i in range(3)])
+    assert not asked
+
+
+async def test_what_is_said_of_a_host_that_fails_is_the_failure_and_not_the_request(
+    renderer: DfmrRenderer, host: tuple[str, list[str]]
+) -> None:
+    with pytest.raises(VideoError, match=r"video 0: .*503") as error:
+        await rendered(renderer, video_part(f"{host[0]}/one.mp4"))
+    assert error.value.reason == "fetch"
+    assert "headers" not in str(error.value).lower()
 
 
 async def test_errors_count_pictures_and_videos_apart(renderer: DfmrRenderer) -> None:

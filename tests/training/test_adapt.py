@@ -144,8 +144,8 @@ def test_only_answers_are_learnt_and_the_last_one_ends(run: Run, settings: Setti
 
 
 def test_the_profile_names_the_factors_and_stays_cautious(run: Run, source: Path, tmp_path: Path) -> None:
-    settings, trained = load_settings({}, str(run.out / "model"))
-    assert trained
+    settings, written = load_settings({}, str(run.out / "model"))
+    assert written is not None
     assert settings.policy.factors == (1, 2, 3)
     assert profile(str(tmp_path), [2, 4])["policy"] == {"tau": UNTRAINED_TAU, "factors": [1, 2, 4]}
     assert profile(str(source), [1, 2, 8])["policy"]["tau"] == UNTRAINED_TAU
