@@ -327,7 +327,7 @@ class ServerSettings(BaseModel):
     max_video_seconds: float = Field(60, gt=0, le=3600, description="longest video that is taken")
     max_video_bytes: int = Field(64 << 20, ge=1, description="largest video file that is taken")
     max_video_frames: int = Field(64, ge=1, description="most frames of a video that a request may ask for")
-    max_videos: int = Field(16, ge=1, description="most videos in work or waiting, and in one request")
+    max_videos: int = Field(16, ge=1, description="most videos in work or waiting; above it requests get a 503")
     preprocess_threads: int = Field(0, ge=0, description="threads that read pictures; 0 is one per core, at most 16")
     baseline_share: float = Field(
         0.0,

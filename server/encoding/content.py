@@ -8,11 +8,14 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import ExifTags, Image
+from vllm.connections import HTTPResponseSizeExceededError, MediaDownloadSizeExceededError
 from vllm.exceptions import VLLMClientError
 from vllm.multimodal.image import open_image
 from vllm.multimodal.media import ImageMediaIO, MediaWithBytes
 
 from server.errors import PictureError
+
+_TOO_LARGE = (Image.DecompressionBombError, HTTPResponseSizeExceededError, MediaDownloadSizeExceededError)
 
 _ON_ITS_SIDE = (5, 6, 7, 8)
 """EXIF orientations that swap width and height."""
@@ -128,7 +131,7 @@ def size_of(image: Any) -> tuple[int, int]:
 
 
 def unreadable(index: int | None, error: Exception, reason: str) -> PictureError:
-    """What is said of a picture that could not be fetched or decoded.
+    """What is said of a picture, or a video's file, that could not be fetched or decoded.
 
     Args:
         index: of the picture in its request, if it is known.
@@ -138,6 +141,6 @@ def unreadable(index: int | None, error: Exception, reason: str) -> PictureError
     message = message or type(error).__name__
     if "cannot identify image file" in message:
         message = "its data is not a picture in a format that can be read"
-    if isinstance(error, Image.DecompressionBombError) or "exceed the maximum" in message:
+    if isinstance(error, _TOO_LARGE) or isinstance(error.__cause__, _TOO_LARGE) or "exceed the maximum" in message:
         reason = "too_large"
     return PictureError(index, reason, message)

@@ -1,4 +1,5 @@
-"""A decoded picture to the encoder's uint8 input: the same bytes as the checkpoint's Hugging Face processor makes.
+"""A decoded picture to the encoder's uint8 input: the same bytes as the checkpoint's Hugging Face processor makes, but
+for roundings in the largest pictures, so that none takes much memory.
 
 Rescaling and normalisation are left to the device; one uint8 map is a quarter of the float32 one.
 """

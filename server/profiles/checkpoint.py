@@ -3,8 +3,13 @@
 import logging
 from pathlib import Path
 
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub import hf_hub_download, try_to_load_from_cache
+from huggingface_hub.errors import (
+    HFValidationError,
+    RemoteEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 
 from server.profiles.format import Profile, read_profile
 
@@ -29,11 +34,16 @@ def checkpoint_profile(model: str, revision: str | None = None) -> Profile | Non
 
 
 def _from_hub(model: str, revision: str | None) -> Path | None:
-    """The file in the hub's local cache, fetched if need be; None where there is none, or nothing can be learned."""
+    """The file in the hub's local cache, fetched if nothing is known of it; None where there is none.
+
+    What the cache knows is of the commit that vLLM serves: by the time that it counts, the cache has that one's config.
+    """
     try:
+        if (known := try_to_load_from_cache(model, PROFILE_FILE, revision=revision)) is not None:
+            return Path(known) if isinstance(known, str) else None
         return Path(hf_hub_download(model, PROFILE_FILE, revision=revision))
-    except LocalEntryNotFoundError:
-        logger.warning("dfmr: the hub can't be asked for %s of %s, and no copy of it is kept here", PROFILE_FILE, model)
-    except (EntryNotFoundError, HfHubHTTPError, HFValidationError):
-        pass  # There is no such file, or no such model, of which vLLM tells more.
-    return None
+    except (RemoteEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError, HFValidationError):
+        return None  # If it is the model that there is not, vLLM will say so.
+    except Exception as error:  # No profile is worth the start of a server: the network, proxies, a full disk.
+        logger.warning("dfmr: it could not be found out whether %s has a %s: %s", model, PROFILE_FILE, error)
+        return None

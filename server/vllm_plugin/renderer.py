@@ -24,7 +24,7 @@ from server.encoding.fingerprint import config_digest, fingerprint
 from server.encoding.jobs import EncodedPicture, EncodeJob, EncodeResult, joined
 from server.encoding.preprocess import Preprocessor
 from server.encoding.video import EncodedVideo, VideoEncoder, apart, budget_beside, together, with_slices
-from server.errors import PictureError, RefusedError, VideoError
+from server.errors import PictureError, RefusedError
 from server.policy import ANSWER_TOKENS, Policy, load_settings
 from server.profiles.book import Chosen
 from server.profiles.drift import DriftWatch
@@ -65,7 +65,7 @@ class DfmrRenderer(HfRenderer):
         settings, own = load_settings(config.additional_config, model.model, model.revision)
         if own is None:
             logger.warning(
-                "dfmr: this checkpoint has no dfmr_profile.json, so it is not known to be trained with pooled "
+                "dfmr: no dfmr_profile.json of this checkpoint was found, so it is not known to be trained with pooled "
                 "pictures. Factors are %s and tau=%s is not calibrated to its encoder; watch answer quality.",
                 settings.policy.factors,
                 settings.policy.tau,
@@ -126,6 +126,12 @@ class DfmrRenderer(HfRenderer):
         self._looking = asyncio.create_task(self._pressure.run(lambda: kv_usage(registry, model_name)))
         return self.fingerprint
 
+    async def clear_mm_cache_async(self) -> None:
+        """Forget pictures too: they may have been encoded with other weights."""
+        await super().clear_mm_cache_async()
+        if self.encoder is not None:
+            self.encoder.cache.clear()
+
     @property
     def engine(self) -> AsyncLLM | LLMEngine:
         """The engine that was attached, or else the one in this process that uses this renderer."""
@@ -141,7 +147,7 @@ class DfmrRenderer(HfRenderer):
         try:
             urls, details = pictures_of(messages)
             if parts := video_parts(messages):
-                self._check_number(len(urls), len(parts))
+                self._info.validate_num_items("image", len(urls) + len(parts))
                 videos = fetch(connector_of(self.model_config), parts, self.settings.max_video_bytes)
                 messages = with_videos(messages, parts, videos)
                 _, details = pictures_of(messages)
@@ -160,7 +166,7 @@ class DfmrRenderer(HfRenderer):
         try:
             urls, details = pictures_of(messages)
             if parts := video_parts(messages):
-                self._check_number(len(urls), len(parts))
+                self._info.validate_num_items("image", len(urls) + len(parts))  # Before any is fetched.
                 videos = await fetch_async(connector_of(self.model_config), parts, self.settings.max_video_bytes)
                 messages = with_videos(messages, parts, videos)
                 _, details = pictures_of(messages)
@@ -170,16 +176,6 @@ class DfmrRenderer(HfRenderer):
             self._savings.refuse(error)
             raise
         return conversation, with_details(prompt, details)
-
-    def _check_number(self, pictures: int, videos: int) -> None:
-        """Refuse more videos than are taken before any is fetched, as vLLM does with pictures.
-
-        Raises:
-            VLLMValidationError: there are too many.
-        """
-        self._info.validate_num_items("image", pictures + videos)
-        if videos > (most := self.settings.max_videos):
-            raise VideoError(None, "too_large", f"the request has {videos} videos, and this server takes {most} at once")
 
     def _process_multimodal(
         self,

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple, get_args
 import pybase64
 from vllm import envs
 from vllm.config import ModelConfig
-from vllm.connections import MediaDownloadSizeExceededError
 from vllm.multimodal.media import MEDIA_CONNECTOR_REGISTRY, MediaConnector
 from vllm.multimodal.media.base import MediaIO
 
@@ -142,8 +141,7 @@ def _video_error(index: int, url: str, error: Exception) -> VideoError:
     if isinstance(error, VideoError):
         return VideoError(index, error.reason, error.message)
     told = unreadable(index, error, "decode" if url[:5].lower() == "data:" else "fetch")
-    too_large = MediaDownloadSizeExceededError in (type(error), type(error.__cause__))
-    return VideoError(index, "too_large" if too_large else told.reason, told.message)
+    return VideoError(index, told.reason, told.message)
 
 
 def _parts(messages: Sequence[Any]) -> Iterator[Mapping[str, Any]]:

@@ -125,13 +125,18 @@ async def test_a_video_counts_as_one_picture_of_the_limit(renderer: DfmrRenderer
 
 @pytest.fixture
 def host() -> Iterator[tuple[str, list[str]]]:
-    """Answers every request with a 503; its address, and the paths that were asked for."""
+    """Has a large file, and answers all else with a 503; its address, and the paths that were asked for."""
     asked: list[str] = []
 
     class Busy(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             asked.append(self.path)
-            self.send_error(503)
+            if self.path != "/large.mp4":
+                self.send_error(503)
+                return
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(bytes(100_000))
 
         def log_message(self, format: str, *args: object) -> None:
             pass
@@ -144,14 +149,11 @@ def host() -> Iterator[tuple[str, list[str]]]:
 
 
 async def test_too_many_videos_are_refused_before_any_is_fetched(
-    renderer: DfmrRenderer, host: tuple[str, list[str]], monkeypatch: pytest.MonkeyPatch
+    renderer: DfmrRenderer, host: tuple[str, list[str]]
 ) -> None:
     url, asked = host
     with pytest.raises(VLLMValidationError, match="At most 4 image"):
         await rendered(renderer, picture(flat()), *[video_part(f"{url}/{i}.mp4") for i in range(4)])
-    monkeypatch.setattr(renderer, "settings", renderer.settings.model_copy(update={"max_videos": 2}))
-    with pytest.raises(VideoError, match="has 3 videos, and this server takes 2 at once"):
-        await rendered(renderer, *[video_part(f"{url}/{i}.mp4") for i in range(3)])
     assert not asked
 
 
@@ -162,6 +164,15 @@ async def test_what_is_said_of_a_host_that_fails_is_the_failure_and_not_the_requ
         await rendered(renderer, video_part(f"{host[0]}/one.mp4"))
     assert error.value.reason == "fetch"
     assert "headers" not in str(error.value).lower()
+
+
+async def test_a_file_at_a_host_that_is_too_large_is_called_so(
+    renderer: DfmrRenderer, host: tuple[str, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(renderer, "settings", renderer.settings.model_copy(update={"max_video_bytes": 50_000}))
+    with pytest.raises(VideoError, match=r"video 0: ") as error:
+        await rendered(renderer, video_part(f"{host[0]}/large.mp4"))
+    assert error.value.reason == "too_large"
 
 
 async def test_errors_count_pictures_and_videos_apart(renderer: DfmrRenderer) -> None:

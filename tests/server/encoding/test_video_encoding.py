@@ -181,25 +181,27 @@ async def test_decoding_ends_when_its_request_goes_away_and_delays_no_picture(mo
     began, ended = threading.Semaphore(0), threading.Semaphore(0)
 
     def endless(*arguments: Any) -> Clip:
-        stopped = arguments[-1]
+        stopped, end = arguments[-1], time.monotonic() + 60
         began.release()
-        while not stopped():
+        while not stopped() and time.monotonic() < end:
             time.sleep(0.001)
         ended.release()
-        raise VideoError(None, "decode", "nobody waits for it any more")
+        raise VideoError(None, "decode", "stopped")
 
     monkeypatch.setattr(video_module, "decode", endless)
     tower = Tower()
     pictures = encoder_of(tower, preprocess_threads=1)
     videos = VideoEncoder(pictures, ServerSettings(policy=POLICY), tower.sync)
     tasks = [asyncio.create_task(videos.encode([video(almost_still(noise(i), 2))], policy())) for i in range(2)]
-    for _ in tasks:
-        await asyncio.to_thread(began.acquire)
-    async with asyncio.timeout(10):
-        await pictures.encode([Picture(noise(5))], POLICY)
-    tasks[0].cancel()
-    assert await asyncio.to_thread(ended.acquire, True, 10)
-    videos.close()
+    try:
+        for _ in tasks:
+            assert await asyncio.to_thread(began.acquire, True, 10)
+        async with asyncio.timeout(10):
+            await pictures.encode([Picture(noise(5))], POLICY)
+        tasks[0].cancel()
+        assert await asyncio.to_thread(ended.acquire, True, 10)
+    finally:
+        videos.close()
     assert await asyncio.to_thread(ended.acquire, True, 10)
     await asyncio.gather(*tasks, return_exceptions=True)
 

@@ -40,7 +40,7 @@ class Hub(BaseHTTPRequestHandler):
         self.send_response(200 if found else 404)
         if not found:
             self.send_header("X-Error-Code", "RepoNotFound" if self.path.startswith("/no/") else "EntryNotFound")
-        self.send_header("X-Repo-Commit", "0" * 40)
+        self.send_header("X-Repo-Commit", ("0" if "/main/" in self.path else "1") * 40)
         self.send_header("ETag", '"1"')
         self.send_header("Content-Length", str(len(CONTENT)) if found else "0")
         self.end_headers()
@@ -75,7 +75,8 @@ def test_one_at_the_hub_is_fetched_and_kept_for_when_the_hub_cannot_be_asked(hub
     assert found == ["{'tau': 0.7}", "None", "None", "None"]
     found, said = read(tmp_path, HF_ENDPOINT=hub, HF_HUB_OFFLINE="1")
     assert found == ["{'tau': 0.7}", "None", "None", "None"]
-    assert f"the hub can't be asked for {PROFILE_FILE} of no/such" in said
+    assert f"it could not be found out whether no/such has a {PROFILE_FILE}" in said
+    assert "org/plain" not in said, "of which it is known that it has none"
 
 
 def test_a_folder_is_never_asked_for_at_the_hub(tmp_path: Path) -> None:
