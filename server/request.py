@@ -27,7 +27,7 @@ class Rendered(NamedTuple):
 
 @dataclass
 class RequestState:
-    """Set by a route, read and filled by the renderer that runs below it.
+    """Set by the middleware or by a route, read and filled by the renderer that runs below it.
 
     Attributes:
         options: the request's ``dfmr`` object.
@@ -36,7 +36,8 @@ class RequestState:
         keep_rendered: whether ``rendered`` is wanted; it holds on to the pictures.
         rendered: the request after phase one, if it is wanted and there are pictures.
         max_tokens: the longest answer that it asks for; None if it does not say.
-        count: adds the report to the metrics, once the request is known to be answered; None if there is nothing to add.
+        counts: whether a route counts what becomes of the pictures, once it knows that the request is answered.
+        count: adds the report to the metrics; None if there is nothing to add.
     """
 
     options: DfmrOptions | None = None
@@ -45,6 +46,7 @@ class RequestState:
     keep_rendered: bool = False
     rendered: Rendered | None = None
     max_tokens: int | None = None
+    counts: bool = False
     count: Callable[[], None] | None = None
 
 

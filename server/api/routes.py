@@ -6,22 +6,21 @@ from http import HTTPStatus
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Depends, Request
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import Response, StreamingResponse
 from pydantic import BaseModel
 from starlette.background import BackgroundTasks
-from vllm.entrypoints.openai.chat_completion.api_router import create_chat_completion
+from vllm.entrypoints.openai.chat_completion.api_router import create_batch_chat_completion, create_chat_completion
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.entrypoints.openai.responses.api_router import create_responses
-from vllm.entrypoints.serve import create_error_response
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 from vllm.entrypoints.serve.instrumentator.health import health
 from vllm.entrypoints.serve.utils.api_utils import validate_json_request
-from vllm.exceptions import GracefulHTTPError
 
 from server.api.baseline import Baseline
 from server.api.explain import explanation
 from server.api.explain_video import VideoExplanation, explain_video
 from server.api.schemas import (
+    DfmrBatchRequest,
     DfmrChatCompletionRequest,
     DfmrResponsesRequest,
     ExplainRequest,
@@ -31,7 +30,6 @@ from server.api.schemas import (
 from server.api.stream import with_last_chunk
 from server.encoding.decisions import Budget
 from server.encoding.encoder import Picture, PictureEncoder
-from server.errors import RETRY_AFTER_SECONDS
 from server.profiles.book import key_digest
 from server.request import RequestState, current_request
 from server.request_log import RequestLog
@@ -65,6 +63,15 @@ async def chat_completions(
         request.dfmr, keep_rendered=baseline is not None and baseline.draws(request), max_tokens=longest
     )
     return await _with_report(create_chat_completion, request, raw_request, state)
+
+
+@router.post(
+    "/v1/chat/completions/batch", dependencies=[Depends(validate_json_request)], responses=_ERRORS, response_model=None
+)
+async def chat_completions_batch(request: DfmrBatchRequest, raw_request: Request) -> Response | None:
+    """vLLM's batches of conversations, under the policy of the server or of the API key."""
+    response: Response | None = await create_batch_chat_completion(request, raw_request)
+    return response
 
 
 @router.post(
@@ -122,17 +129,11 @@ async def _with_report(
     state: RequestState,
 ) -> Response | None:
     """Run vLLM's handler with this request's options in force, and add the report to what it answers."""
-    state.key = key_digest(raw_request.headers.get("authorization"))
+    state.key, state.counts = key_digest(raw_request.headers.get("authorization")), True
     began = time.perf_counter()
     token = current_request.set(state)
     try:
         response = await handler(request, raw_request)
-    except GracefulHTTPError as error:
-        if error.http_status != HTTPStatus.SERVICE_UNAVAILABLE:
-            raise
-        body = create_error_response(error)
-        headers = {"Retry-After": str(RETRY_AFTER_SECONDS)}
-        return JSONResponse(body.model_dump(), status_code=body.error.code, headers=headers)
     finally:
         current_request.reset(token)
     if response is None or response.status_code != HTTPStatus.OK:

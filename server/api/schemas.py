@@ -3,7 +3,7 @@
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+from vllm.entrypoints.openai.chat_completion.protocol import BatchChatCompletionRequest, ChatCompletionRequest
 from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
 
 from server.policy import Boxes, Detail, DfmrOptions, Policy
@@ -16,6 +16,21 @@ class DfmrChatCompletionRequest(ChatCompletionRequest):
     """OpenAI's chat completion request with a ``dfmr`` object."""
 
     dfmr: DfmrOptions | None = _DFMR
+
+    @model_validator(mode="after")
+    def _content_can_be_read_twice(self) -> Self:
+        """Some clients' messages pass as OpenAI's type, whose parts pydantic makes an iterator of."""
+        for message in self.messages:
+            content: Any = message.get("content")
+            if content is not None and not isinstance(content, (str, list)):
+                message["content"] = list(content)  # type: ignore[typeddict-unknown-key]
+        return self
+
+
+class DfmrBatchRequest(BatchChatCompletionRequest):
+    """vLLM's batch of conversations. It has no ``dfmr`` object: rather than ignored, one is refused."""
+
+    dfmr: None = None
 
 
 class DfmrResponsesRequest(ResponsesRequest):

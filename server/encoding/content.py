@@ -10,7 +10,7 @@ import torch
 from PIL import ExifTags, Image
 from vllm.connections import HTTPResponseSizeExceededError, MediaDownloadSizeExceededError
 from vllm.exceptions import VLLMClientError
-from vllm.multimodal.image import open_image
+from vllm.multimodal.image import convert_image_mode, normalize_image, open_image
 from vllm.multimodal.media import ImageMediaIO, MediaWithBytes
 
 from server.errors import PictureError
@@ -87,8 +87,7 @@ def content_key(image: Any) -> bytes:
     if isinstance(image, MediaWithBytes):
         return _digest(repr(image.io_config).encode(), image.original_bytes)
     picture = as_pil(image)
-    palette = repr(picture.getpalette("RGB") if picture.mode in ("P", "PA") else None)
-    return _digest(f"{picture.mode} {picture.size}{palette}".encode(), picture.tobytes())
+    return _digest(repr(picture.size).encode(), picture.tobytes())
 
 
 def _digest(how: bytes, data: bytes) -> bytes:
@@ -101,8 +100,8 @@ def as_pil(image: Any) -> Image.Image:
     """A picture as vLLM hands it over, or as offline callers may pass it, as a PIL image.
 
     Args:
-        image: a file; a PIL image, with its file's bytes or without; or a uint8 array or tensor
-            ``(rows, columns, channels)``.
+        image: a file; a PIL image with its file's bytes; one without, which is turned upright, and put on white where
+            it is transparent, as vLLM does with files; or a uint8 array or tensor ``(rows, columns, channels)``.
 
     Raises:
         PictureError: it is a file that cannot be decoded.
@@ -111,14 +110,14 @@ def as_pil(image: Any) -> Image.Image:
     if isinstance(image, PictureFile):
         return image.decoded()
     if isinstance(image, MediaWithBytes):
-        image = image.media
+        return image.media
     if isinstance(image, torch.Tensor):
         image = image.cpu().numpy()
     if isinstance(image, np.ndarray):
         image = Image.fromarray(image)
     if not isinstance(image, Image.Image):
         raise TypeError(f"expected a picture, got {type(image).__name__}")
-    return image
+    return convert_image_mode(normalize_image(image), "RGB")
 
 
 def size_of(image: Any) -> tuple[int, int]:

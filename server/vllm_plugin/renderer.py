@@ -356,7 +356,7 @@ class DfmrRenderer(HfRenderer):
         if count:
             kept = [(p.scores, len(p.features.tensor)) for p in encoded]
             request.count = partial(self._count, report, kept)
-            if current_request.get() is None:  # Offline, or a route of vLLM's own.
+            if not request.counts:
                 request.count()
         return engine_input
 
@@ -374,7 +374,8 @@ class DfmrRenderer(HfRenderer):
 
     def _encode_on_worker_sync(self, jobs: Sequence[EncodeJob]) -> list[EncodeResult | Exception]:
         engine = self.engine
-        assert isinstance(engine, LLMEngine)
+        if not isinstance(engine, LLMEngine):
+            raise NotImplementedError("dfmr encodes pictures of chat messages only; AsyncLLM was given a raw prompt")
         if self._savings.kv_bytes_per_token is None:
             self._savings.kv_bytes_per_token = sum(engine.collective_rpc("dfmr_kv_bytes_per_token"))
         return results_of(engine.collective_rpc("dfmr_encode", args=self._arguments(jobs)), self._info.get_grid())

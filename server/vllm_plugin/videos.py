@@ -19,6 +19,7 @@ from server.encoding.tasks import all_of
 from server.encoding.video import Video
 from server.errors import VideoError
 from server.policy import Detail
+from server.vllm_plugin.messages import detail_of
 
 
 class VideoPart(NamedTuple):
@@ -69,7 +70,7 @@ def video_parts(messages: Sequence[Any]) -> list[VideoPart]:
         if not _is_video(part):
             continue
         nested = part["video_url"] if isinstance(part["video_url"], Mapping) else {"url": part["video_url"]}
-        detail: Any = nested.get("detail") or part.get("detail") or "auto"
+        detail: Any = detail_of(nested.get("detail") or part.get("detail") or "auto")
         if not nested.get("url"):
             raise VideoError(len(found), "missing", "has no url; send the video itself")
         if detail not in get_args(Detail):
