@@ -17,7 +17,7 @@ from server.policy import UNTRAINED_TAU, load_settings
 from server.standin import write_checkpoint
 from training import llava_json
 from training.adapt import Run, Settings
-from training.adapter import Batch, profile
+from training.adapter import Adapter, Batch, profile
 from training.conversation import Encoder
 from training.packing import IGNORED
 from training.visual import feature_maps, kept_tokens
@@ -122,6 +122,16 @@ def test_gradient_checkpointing_changes_no_gradient(settings: Settings, tmp_path
         found.append([value.grad for value in run.adapter.trained().values()])
     for plain, checkpointed in zip(*found, strict=True):
         torch.testing.assert_close(checkpointed, plain)
+
+
+def test_what_was_not_trained_is_written_as_it_was_whatever_training_ran_in(source: Path) -> None:
+    merged = Adapter(str(source), 2, 4, 0.0, torch.bfloat16, "cpu").merged()
+    original = load_file(source / "model.safetensors")
+    assert {name.removeprefix("model.") for name in merged} >= {name.removeprefix("model.") for name in original}
+    towers = [name for name in merged if "vision_tower" in name and name.endswith("fc1.weight")]
+    assert towers
+    for name in towers:
+        assert torch.equal(merged[name], original[name]), name
 
 
 def test_pooling_is_the_references(run: Run) -> None:
