@@ -17,14 +17,21 @@ class DfmrChatCompletionRequest(ChatCompletionRequest):
 
     dfmr: DfmrOptions | None = _DFMR
 
-    @model_validator(mode="after")
-    def _content_can_be_read_twice(self) -> Self:
-        """Some clients' messages pass as OpenAI's type, whose parts pydantic makes an iterator of."""
-        for message in self.messages:
-            content: Any = message.get("content")
-            if content is not None and not isinstance(content, (str, list)):
-                message["content"] = list(content)  # type: ignore[typeddict-unknown-key]
-        return self
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_nothing(cls, data: Any) -> Any:
+        """Without a message's null fields, which some clients send. With one it is none of vLLM's type but one of
+        OpenAI's, of which pydantic makes the parts an iterator that is read once, and drops what OpenAI does not know."""
+        messages = data.get("messages") if isinstance(data, dict) else None
+        if not isinstance(messages, list):
+            return data
+        return {**data, "messages": [_without_nulls(message) for message in messages]}
+
+
+def _without_nulls(message: Any) -> Any:
+    if not isinstance(message, dict):
+        return message
+    return {name: value for name, value in message.items() if value is not None or name == "content"}
 
 
 class DfmrBatchRequest(BatchChatCompletionRequest):

@@ -155,12 +155,13 @@ def _container(data: bytes, max_seconds: float) -> _Source:
     with _opened(data) as capture:
         size = int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)), int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
         check_frame_pixel_limit(*size)
-        # Before the look at the header, which goes to the last frame, and may decode all before it.
-        _check_work(int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), math.prod(size), max_seconds)
+        pixels, fps = math.prod(size), capture.get(cv2.CAP_PROP_FPS)
+        if not 0 < fps <= _MAX_SOURCE_FPS:  # As browsers record: the number of frames is made from it, and is no more true.
+            return _Source(_captured(data, fps), pixels, None)
+        # Before the whole look at the header, which goes to the last frame, and may decode all before it.
+        _check_work(int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), pixels, max_seconds)
         header = OpenCVVideoBackendMixin.get_video_metadata(capture)
-    return _Source(
-        _captured(data, header.original_fps), math.prod(size), header.duration if header.duration > 0 else None
-    )
+    return _Source(_captured(data, header.original_fps), pixels, header.duration if header.duration > 0 else None)
 
 
 @contextmanager
