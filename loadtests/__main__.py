@@ -119,7 +119,9 @@ def _settle(folder: Path, arguments: argparse.Namespace) -> None:
     path = _file(folder, "settings")
     if arguments.resume:
         if not path.exists() or json.loads(path.read_text()) != settings:
-            raise SystemExit("loadtests: there is no run with these options and scenarios to resume; leave out --resume")
+            raise SystemExit(
+                "loadtests: there is no run with these options and scenarios to resume; leave out --resume"
+            )
         return
     for old in folder.glob("*.json"):
         old.unlink()

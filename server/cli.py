@@ -73,15 +73,15 @@ def vllm_arguments(arguments: Sequence[str]) -> list[str]:
     own = parser()
     named = bool(arguments) and not arguments[0].startswith("-")
     known, rest = own.parse_known_args(arguments[1:] if named else arguments)
+    for option, instead in (("--config", "give its options here"), ("--model", "give the model first")):
+        if any(a.partition("=")[0] == option for a in rest):
+            own.error(f"{option} is not taken: {instead}, or run VLLM_PLUGINS={PLUGIN} vllm serve")
     model = arguments[0] if named else str(default_model())
     settings = {name: _value(text) for name in option_fields() if (text := getattr(known, name)) is not None}
     if isinstance(settings.get("factors"), int):
         settings["factors"] = [settings["factors"]]
     if dotted := [a for a in rest if a.replace("_", "-").startswith("--additional-config.")]:
         own.error(f"{dotted[0]}: give --additional-config as one JSON object")
-    for option, instead in (("--config", "give its options here"), ("--model", "give the model first")):
-        if any(a.partition("=")[0] == option for a in rest):
-            own.error(f"{option} is not taken: {instead}, or run VLLM_PLUGINS={PLUGIN} vllm serve")
     additional: dict[str, Any] = known.additional_config
     operators = additional.get(PLUGIN, {})
     if not isinstance(operators, dict):

@@ -14,8 +14,8 @@ _TTFT_SECONDS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5,
 
 VISUAL_TOKENS = Counter(
     "dfmr_visual_tokens_total",
-    "Visual tokens of pictures and of sampled frames of videos in answered requests: stage=original is what the encoder "
-    "made, stage=kept what the LLM was given",
+    "Visual tokens of pictures and of sampled frames of videos in answered requests: stage=original is what the "
+    "encoder made, stage=kept what the LLM was given",
     (*_POLICY, "stage"),
 )
 IMAGES = Counter(
@@ -65,7 +65,8 @@ KEEP_RATIO = Histogram(
 SCORE_DRIFT = Gauge(
     "dfmr_score_drift",
     "Population stability index of the latest pictures' scores against those that the profile was calibrated on, less "
-    "what chance makes of it where those were few: 0.1 is a small shift, 0.25 a large one; NaN until there are enough pictures; of the API process that set it last",
+    "what chance makes of it where those were few: 0.1 is a small shift, 0.25 a large one; NaN until there are enough "
+    "pictures; of the API process that set it last",
     _POLICY,
     multiprocess_mode="livemostrecent",
 )

@@ -252,8 +252,8 @@ def _scores() -> list[Json]:
         ),
         lines(
             "Kept tokens against target by profile",
-            "Mean kept tokens of the latest pictures over the profile's calibrated target, less 1: of the instances that "
-            "keep most and least.",
+            "Mean kept tokens of the latest pictures over the profile's calibrated target, less 1: of the instances "
+            "that keep most and least.",
             [
                 Query(f"max by (model_name, profile) ({kept}) > -1", "{{model_name}} {{profile}} most"),
                 Query(f"min by (model_name, profile) ({kept}) > -1", "{{model_name}} {{profile}} least"),

@@ -21,7 +21,7 @@ class DfmrChatCompletionRequest(ChatCompletionRequest):
     @classmethod
     def _null_is_nothing(cls, data: Any) -> Any:
         """Without a message's null fields, which some clients send. With one it is none of vLLM's type but one of
-        OpenAI's, of which pydantic makes the parts an iterator that is read once, and drops what OpenAI does not know."""
+        OpenAI's: pydantic makes its parts an iterator that is read once, and drops what OpenAI does not know."""
         messages = data.get("messages") if isinstance(data, dict) else None
         if not isinstance(messages, list):
             return data

@@ -354,15 +354,15 @@ class DfmrRenderer(HfRenderer):
             )
         request.report = report
         if count:
-            kept = [(p.scores, len(p.features.tensor)) for p in encoded]
-            request.count = partial(self._count, report, kept)
+            seen = [(p.scores, len(p.features.tensor)) for p in encoded]
+            request.count = partial(self._count, report, seen)
             if not request.counts:
                 request.count()
         return engine_input
 
-    def _count(self, report: Report, kept: Sequence[tuple[Sequence[float], int]]) -> None:
+    def _count(self, report: Report, seen: Sequence[tuple[Sequence[float], int]]) -> None:
         self._savings.count(report)
-        self._drift.observe(report.profile, kept)
+        self._drift.observe(report.profile, seen)
 
     async def _encode_on_worker(self, jobs: Sequence[EncodeJob]) -> list[EncodeResult | Exception]:
         engine = self.engine

@@ -64,7 +64,7 @@ class DfmrWorkerExtension:
             results = encode(raw, jobs)
         except Exception as error:
             _end_if_lost(self.device, error)
-            if get_tensor_model_parallel_world_size() > 1:  # Others may not have failed: one rank can't try again alone.
+            if get_tensor_model_parallel_world_size() > 1:  # The others may have succeeded.
                 traceback.print_exception(error)
                 results = [_failed(error) for _ in jobs]
             else:

@@ -12,6 +12,7 @@ import torch
 from listener import Listener
 from pictures import data_url, flat, noise
 from videos import almost_still, video_part, video_url, written
+from vllm.connections import global_http_connection
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.exceptions import VLLMValidationError
 from vllm.renderers.params import ChatParams
@@ -124,7 +125,7 @@ async def test_a_video_counts_as_one_picture_of_the_limit(renderer: DfmrRenderer
 
 
 @pytest.fixture
-def host() -> Iterator[tuple[str, list[str]]]:
+def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, list[str]]]:
     """Has a large file, and answers all else with a 503; its address, and the paths that were asked for."""
     asked: list[str] = []
 
@@ -141,6 +142,7 @@ def host() -> Iterator[tuple[str, list[str]]]:
         def log_message(self, format: str, *args: object) -> None:
             pass
 
+    monkeypatch.setattr(global_http_connection, "reuse_client", False)  # Its connections belong to one event loop.
     listener = Listener(("127.0.0.1", 0), Busy)
     threading.Thread(target=listener.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{listener.server_port}", asked

@@ -190,7 +190,7 @@ async def test_decoding_ends_when_its_request_goes_away_and_delays_no_picture(mo
 
     monkeypatch.setattr(video_module, "decode", endless)
     tower = Tower()
-    pictures = encoder_of(tower, preprocess_threads=1)
+    pictures = encoder_of(tower)
     videos = VideoEncoder(pictures, ServerSettings(policy=POLICY), tower.sync)
     tasks = [asyncio.create_task(videos.encode([video(almost_still(noise(i), 2))], policy())) for i in range(2)]
     try:

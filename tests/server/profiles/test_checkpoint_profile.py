@@ -1,4 +1,4 @@
-"""Where a checkpoint's own profile is looked for: in its folder, and at the hub, which is played by a loopback server."""
+"""Where a checkpoint's own profile is looked for: in its folder, and at the hub, here a server on loopback."""
 
 import json
 import os
