@@ -31,7 +31,7 @@ class Reply:
 
     Attributes:
         kept, original: visual tokens after and before compression; None where the endpoint does not say.
-        factors, scores: per picture.
+        factors, scores: per picture; no factor where its blocks have their own.
         cached: pictures whose features came from a cache.
         ttft: seconds to the first token.
     """
@@ -40,7 +40,7 @@ class Reply:
     finish: str | None = None
     kept: int | None = None
     original: int | None = None
-    factors: list[int] = field(default_factory=list)
+    factors: list[int | None] = field(default_factory=list)
     scores: list[float] = field(default_factory=list)
     cached: int = 0
     prompt_tokens: int | None = None
@@ -174,16 +174,20 @@ class Endpoint:
         reply.answer = "".join(text)
         return reply
 
-    async def scores(self, urls: Sequence[str], concurrency: int) -> list[dict[int, float]]:
-        """Every picture's score at each factor on offer."""
-        gate = asyncio.Semaphore(concurrency)
+    async def scores(self, urls: Sequence[str], concurrency: int) -> list[dict[int, float] | None]:
+        """Every picture's score at each factor on offer; None for one that is refused.
 
-        async def one(url: str) -> dict[int, float]:
+        Raises:
+            NotOfferedError: the endpoint has no route that tells them.
+        """
+        gate = asyncio.Semaphore(concurrency)
+        if await self.explain(_blank(), {"enabled": True}) is None:
+            raise NotOfferedError("a token target needs /v1/dfmr/explain")
+
+        async def one(url: str) -> dict[int, float] | None:
             async with gate:
                 explained = await self.explain(url, {"enabled": True})
-            if explained is None:
-                raise NotOfferedError("a token target needs /v1/dfmr/explain")
-            return {c["factor"]: c["score"] for c in explained["candidates"]}
+            return None if explained is None else {c["factor"]: c["score"] for c in explained["candidates"]}
 
         return list(await asyncio.gather(*(one(url) for url in urls)))
 

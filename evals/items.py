@@ -79,7 +79,7 @@ def read_jsonl(path: Path) -> list[Item]:
     """
     items: list[Item] = []
     seen: set[str] = set()
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    for number, line in enumerate(path.read_text().split("\n"), 1):
         if not line.strip():
             continue
         try:

@@ -1,6 +1,8 @@
 """Runs a matrix of policies: DFMR first, then its controls at the tokens that DFMR turned out to spend."""
 
+import random
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,9 +10,10 @@ from evals import pictures
 from evals.client import Endpoint, NotOfferedError
 from evals.items import Item
 from evals.matching import Scores, scale_for
+from evals.pictures import Source
 from evals.policies import Plan, Policy, plans
 from evals.runner import Asking, run_policy
-from evals.store import Store
+from evals.store import Row, Store
 
 CALIBRATION_PICTURES = 300
 """Different pictures that are scored to find thresholds for a token target."""
@@ -49,12 +52,12 @@ async def measure(
         try:
             _offered(policy, endpoint, made)
             if policy.share is not None:
-                known = known or await _calibration_scores(endpoint, calibration(), asking.concurrency)
+                known = known or await _calibration_scores(endpoint, calibration(), asking)
                 made.scales[policy.name] = _scale(policy.share, known, endpoint)
             reference = None
             if policy.reference is not None:
                 rows = store.rows(policy.reference)
-                reference = {name: row.factors for name, row in rows.items() if row.error is None}
+                reference = {name: _dealt(row) for name, row in rows.items() if row.error is None}
             planned = plans(
                 policy,
                 items,
@@ -83,12 +86,31 @@ def _offered(policy: Policy, endpoint: Endpoint, made: Measurement) -> None:
     raise NotOfferedError("the endpoint knows no dfmr object")
 
 
-async def _calibration_scores(endpoint: Endpoint, items: Sequence[Item], concurrency: int) -> list[Scores]:
-    """Scores of the items' first pictures, each as often as it is asked about."""
+def _dealt(row: Row) -> list[int]:
+    """The factors that a control deals out anew."""
+    factors = [factor for factor in row.factors if factor is not None]
+    if len(factors) < len(row.factors):
+        raise NotOfferedError("pictures were divided into regions: there is no factor of a picture to deal out")
+    return factors
+
+
+async def _calibration_scores(endpoint: Endpoint, items: Sequence[Item], asking: Asking) -> list[Scores]:
+    """Scores of some of the items' pictures, each as often as it is asked about; what is no picture is left out.
+
+    Raises:
+        NotOfferedError: the endpoint does not tell scores, or knows none of the pictures.
+    """
     sources = [source for item in items for source in item.pictures]
-    distinct = list(dict.fromkeys(sources))[:CALIBRATION_PICTURES]
-    scores = await endpoint.scores([pictures.upload_url(source) for source in distinct], concurrency)
-    known = dict(zip(distinct, scores, strict=True))
+    distinct = list(dict.fromkeys(sources))
+    random.Random(f"calibration/{asking.seed}").shuffle(distinct)  # A file may be sorted by kind.
+    urls: dict[Source, str] = {}
+    for source in distinct[:CALIBRATION_PICTURES]:
+        with suppress(OSError, ValueError):
+            urls[source] = pictures.upload_url(source)
+    scores = await endpoint.scores(list(urls.values()), asking.concurrency)
+    known = {source: found for source, found in zip(urls, scores, strict=True) if found is not None}
+    if not known:
+        raise NotOfferedError("a token target needs pictures to calibrate on, and none could be read")
     return [known[source] for source in sources if source in known]
 
 

@@ -59,6 +59,7 @@ class Comparison(BaseModel):
     Attributes:
         difference: accuracy of the policy minus that of the control, paired.
         matched: whether their mean visual tokens are within 1 % of each other.
+        errors: failed requests of either, which count as wrong and so would decide.
     """
 
     policy: str
@@ -67,6 +68,7 @@ class Comparison(BaseModel):
     policy_tokens: float | None
     control_tokens: float | None
     matched: bool
+    errors: int = 0
 
 
 class Target(BaseModel):

@@ -26,7 +26,7 @@ class Row(BaseModel):
     finish: str | None = None
     kept: int | None = None
     original: int | None = None
-    factors: list[int] = []
+    factors: list[int | None] = []
     scores: list[float] = []
     cached: int = 0
     prompt_tokens: int | None = None
@@ -95,7 +95,8 @@ class Store:
 
 def read_rows(path: Path) -> list[Row]:
     """Rows of an answers file, in order."""
-    return [Row.model_validate_json(line) for line in path.read_text().splitlines() if line]
+    # Not splitlines: answers may hold other characters that it takes for ends of lines.
+    return [Row.model_validate_json(line) for line in path.read_text().split("\n") if line]
 
 
 def _drop_cut_line(path: Path) -> None:

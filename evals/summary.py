@@ -87,7 +87,7 @@ def summarise(policy: Policy, graded: Graded, full: Graded | None) -> PolicyResu
         visual_tokens=tokens,
         share=tokens / original if tokens is not None and original else None,
         prompt_tokens=_mean([row.prompt_tokens for row in answered]),
-        factors=dict(sorted(Counter(s for row in answered for s in row.factors).items())),
+        factors=dict(sorted(Counter(s for row in answered for s in row.factors if s is not None).items())),
         cached_share=sum(row.cached for row in answered) / pictures if pictures else None,
         ttft_p50=_median([row.ttft for row in fresh]),
         seconds_p50=_median([row.seconds for row in fresh]),
@@ -113,6 +113,7 @@ def comparisons(policies: Sequence[Policy], graded: Mapping[str, Graded]) -> lis
                 policy_tokens=tokens[0],
                 control_tokens=tokens[1],
                 matched=_matched(*tokens),
+                errors=sum(row.error is not None for row in (*ours.rows, *theirs.rows)),
             )
         )
     return found

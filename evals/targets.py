@@ -50,7 +50,9 @@ def _kept(results: Results, primary: str) -> list[Target]:
 def _beats(results: Results, primary: str) -> list[Target]:
     targets = []
     for control in CONTROLS:
-        compared = next((c for c in results.comparisons if c.control == f"{control}@{primary}" and c.matched), None)
+        wanted = f"{control}@{primary}"
+        fair = (c for c in results.comparisons if c.control == wanted and c.matched and not c.errors)
+        compared = next(fair, None)
         name = f"{primary} minus {control} at equal mean tokens: lower end of the 95 % interval"
         targets.append(_target(name, ">", 0.0, compared.difference.low if compared else None))
     return targets

@@ -86,9 +86,7 @@ def run_bench(arguments: argparse.Namespace) -> bool:
     chosen = matrix.chosen(arguments.size, arguments.only, arguments.rounds, arguments.policies)
     folder = WORK / arguments.size
     folder.mkdir(parents=True, exist_ok=True)
-    if not arguments.resume:
-        for old in folder.glob("*.json"):
-            old.unlink()
+    _settle(folder, arguments)
     model = arguments.model if any(s.model == "bench" for s in chosen) else "tiny"
     results = Results(run={**_about(arguments, model), **_earlier(folder)})
     try:
@@ -108,6 +106,26 @@ def run_bench(arguments: argparse.Namespace) -> bool:
         results.run["minutes"] = round(results.run["minutes"] + (time.monotonic() - _START) / 60, 1)
         _file(folder, "run").write_text(json.dumps({name: results.run[name] for name in _OF_THE_WHOLE_RUN}))
     return _finish(results, arguments)
+
+
+def _settle(folder: Path, arguments: argparse.Namespace) -> None:
+    """Begin anew, or make sure that what is resumed was measured in the same way.
+
+    Raises:
+        SystemExit: it was not.
+    """
+    names = ("model", "serve", "policies", "rounds", "url", "baseline_url")
+    settings = {name: getattr(arguments, name) for name in names} | {"scenarios": arguments.scenarios.read_text()}
+    path = _file(folder, "settings")
+    if arguments.resume:
+        if not path.exists() or json.loads(path.read_text()) != settings:
+            raise SystemExit(
+                "loadtests: there is no run with these options and scenarios to resume; leave out --resume"
+            )
+        return
+    for old in folder.glob("*.json"):
+        old.unlink()
+    path.write_text(json.dumps(settings))
 
 
 def _run_role(

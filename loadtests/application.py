@@ -22,12 +22,19 @@ SPARE_SECONDS = 180
 
 @dataclass(frozen=True)
 class Plan:
-    """How long, who, and how fast."""
+    """How long, who, and how fast.
+
+    Attributes:
+        pictures: that are drawn before the run.
+        again: whether uploads repeat once all were sent. Else every upload is a file that no server has seen, however
+            many are made; the faster of two would otherwise find more of its pictures in its cache.
+    """
 
     seconds: float
     users: Mapping[str, int]
     rate: float | None = None
-    distinct_pictures: int = 96
+    pictures: int = 96
+    again: bool = False
 
 
 @dataclass(frozen=True)
@@ -55,13 +62,14 @@ def run(
         RuntimeError: Locust failed; with the end of what it said.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    taken = itertools.islice(gallery.urls(KINDS), plan.distinct_pictures)
+    taken = itertools.islice(gallery.urls(KINDS), plan.pictures)
     (folder / "pictures.txt").write_text("\n".join(taken))
     errand = Errand(
         model=server.model,
         dfmr=policy.dfmr if server.kind == "dfmr" else {},
         details=[list(row) for row in policy.details] or [["auto"]],
         pictures=folder / "pictures.txt",
+        again=plan.again,
         users=dict(plan.users),
         rate=plan.rate,
         ledger=folder / "ledger.json",

@@ -15,7 +15,8 @@ class Errand(BaseModel):
     Attributes:
         dfmr: the ``dfmr`` object of requests; empty for a server that does not know it.
         details: a row for each request in turn.
-        pictures: data URLs, used in turn; a long run sees them again.
+        pictures: data URLs, used in turn.
+        again: whether they are sent again once all were; else each is a new file for ever.
         users: how many of each class.
         rate: requests a second of all users together; None has them ask again at once.
         ledger: where to write what came of it.
@@ -25,6 +26,7 @@ class Errand(BaseModel):
     dfmr: dict[str, object]
     details: list[list[str]]
     pictures: Path
+    again: bool
     users: dict[str, int]
     rate: float | None
     ledger: Path

@@ -177,7 +177,7 @@ def _chain(results: Results) -> str:
         share = f"{step.seconds / total:.1%}" if total else "&ndash;"
         rows.append([name, f"{1000 * step.seconds:.2f}", share, f'<td class="left">{escape(step.where)}</td>'])
     rows.append(["<b>all</b>", f"<b>{1000 * total:.2f}</b>", "", ""])
-    return html.table(["one photograph of 640 x 480", "ms", "share", "where"], rows)
+    return html.table(["one photograph of 640 x 480", "ms", "share", '<th class="left">where</th>'], rows)
 
 
 def _rest(results: Results) -> str:
@@ -189,7 +189,8 @@ def _rest(results: Results) -> str:
 
 
 def _cells(cells: Sequence[Cell]) -> str:
-    head = ["scenario", "policy", "requests", "failed", "prompt<br>tokens", "kept", "TTFT, ms<br>p50 / p95 / p99"]
+    head = ["scenario", '<th class="left">policy</th>', "requests", "failed", "prompt<br>tokens", "kept"]
+    head += ["TTFT, ms<br>p50 / p95 / p99"]
     head += ["ITL, ms<br>p50 / p95 / p99", "E2E, ms<br>p50 / p95 / p99", "requests/s", "goodput", "pictures/s"]
     head += ["KV blocks", "cache hits", "prefix hits"]
     rows = []

@@ -67,7 +67,7 @@ def soak(
     warm = application.run(
         server,
         MIX,
-        Plan(SATURATION_SECONDS, {"Application": 8}, None, DISTINCT_PICTURES),
+        Plan(SATURATION_SECONDS, {"Application": 8}, None, DISTINCT_PICTURES, again=True),
         gallery,
         folder / "saturation",
     )
@@ -86,7 +86,7 @@ def soak(
             if len(looks) % 6 == 0:
                 say(f"RSS {now.rss / 1e6:.0f} MB, {now.descriptors} descriptors, {now.running:.0f} requests running")
 
-    plan = Plan(60 * minutes, USERS, SHARE_OF_SATURATION * saturation, DISTINCT_PICTURES)
+    plan = Plan(60 * minutes, USERS, SHARE_OF_SATURATION * saturation, DISTINCT_PICTURES, again=True)
     outcome = application.run(server, MIX, plan, gallery, folder / "soak", watch)
     idle = wait_until_idle(server)
     looks.append(_look(server, time.monotonic() - began))

@@ -165,8 +165,8 @@ async def measure(
             raise RuntimeError(f"{endpoint} does not say which encoder it serves: {served.status_code} {served.text}")
 
         async def candidates(path: Path) -> list[dict[str, float]]:
-            url = "data:image/*;base64," + base64.b64encode(path.read_bytes()).decode()
             async with limit:
+                url = "data:image/*;base64," + base64.b64encode(path.read_bytes()).decode()
                 reply = await client.post("/v1/dfmr/explain", json={"image_url": {"url": url}, "overlay": False})
             if reply.status_code != httpx.codes.OK:
                 raise RuntimeError(f"{path}: {reply.text}")

@@ -42,6 +42,7 @@ def parser() -> argparse.ArgumentParser:
     own.add_argument(
         "--additional-config", "--additional_config", type=_json_object, default={}, help=argparse.SUPPRESS
     )
+    own.add_argument("--revision", help=argparse.SUPPRESS)
     return own
 
 
@@ -72,6 +73,9 @@ def vllm_arguments(arguments: Sequence[str]) -> list[str]:
     own = parser()
     named = bool(arguments) and not arguments[0].startswith("-")
     known, rest = own.parse_known_args(arguments[1:] if named else arguments)
+    for option, instead in (("--config", "give its options here"), ("--model", "give the model first")):
+        if any(a.partition("=")[0] == option for a in rest):
+            own.error(f"{option} is not taken: {instead}, or run VLLM_PLUGINS={PLUGIN} vllm serve")
     model = arguments[0] if named else str(default_model())
     settings = {name: _value(text) for name in option_fields() if (text := getattr(known, name)) is not None}
     if isinstance(settings.get("factors"), int):
@@ -84,9 +88,11 @@ def vllm_arguments(arguments: Sequence[str]) -> list[str]:
         own.error(f"--additional-config: {PLUGIN!r} must be an object, not {operators!r}")
     additional = {**additional, PLUGIN: {**operators, **settings}}
     try:
-        load_book(load_settings(additional, model)[0], model)
+        load_book(*load_settings(additional, model, known.revision))
     except ValueError as error:
         own.error(str(error))
+    if known.revision is not None:
+        rest += ["--revision", known.revision]
     given = {a.partition("=")[0].replace("_", "-") for a in rest}
     if not named and "--served-model-name" not in given:
         rest += ["--served-model-name", Path(model).name]

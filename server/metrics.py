@@ -14,8 +14,8 @@ _TTFT_SECONDS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5,
 
 VISUAL_TOKENS = Counter(
     "dfmr_visual_tokens_total",
-    "Visual tokens of accepted pictures and of sampled frames of videos: stage=original is what the encoder made, "
-    "stage=kept what the LLM was given",
+    "Visual tokens of pictures and of sampled frames of videos in answered requests: stage=original is what the "
+    "encoder made, stage=kept what the LLM was given",
     (*_POLICY, "stage"),
 )
 IMAGES = Counter(
@@ -36,7 +36,8 @@ VIDEOS = Counter(
 )
 VIDEO_FRAMES = Counter(
     "dfmr_video_frames_total",
-    "Frames of accepted videos: stage=sampled is what was looked at, stage=kept the slices over time that are left",
+    "Frames of videos in answered requests: stage=sampled is what was looked at, stage=kept the slices over time that "
+    "are left",
     (*_POLICY, "stage"),
 )
 KV_BYTES_SAVED = Counter(
@@ -63,8 +64,9 @@ KEEP_RATIO = Histogram(
 )
 SCORE_DRIFT = Gauge(
     "dfmr_score_drift",
-    "Population stability index of the latest pictures' scores against those that the profile was calibrated on: 0.1 "
-    "is a small shift, 0.25 a large one; NaN until there are enough pictures; of the API process that set it last",
+    "Population stability index of the latest pictures' scores against those that the profile was calibrated on, less "
+    "what chance makes of it where those were few: 0.1 is a small shift, 0.25 a large one; NaN until there are enough "
+    "pictures; of the API process that set it last",
     _POLICY,
     multiprocess_mode="livemostrecent",
 )

@@ -27,10 +27,8 @@ from dfmr_kernels.decide import thresholds as kernel_thresholds
 from dfmr_kernels.metrics import metric_by_name
 from dfmr_kernels.regions import block_factors
 from dfmr_kernels.scores import AGGREGATES
-from server.profiles.format import Profile, details, read_profile
-
-PROFILE_FILE = "dfmr_profile.json"
-"""A checkpoint that was trained with pooled maps says so, and how far to go, in this file beside its config.json."""
+from server.profiles.checkpoint import checkpoint_profile
+from server.profiles.format import Profile, details
 
 UNTRAINED_FACTORS = (1, 2)
 """Factors for a checkpoint without a profile: pooling that a model was not trained with costs accuracy quickly."""
@@ -359,25 +357,18 @@ class ServerSettings(BaseModel):
         return rest
 
 
-def checkpoint_profile(model: str) -> Profile | None:
-    """The ``dfmr_profile.json`` in a checkpoint's folder, if it has one; a hub name has none.
-
-    Raises:
-        ValueError: it cannot be read.
-    """
-    path = Path(model) / PROFILE_FILE
-    return read_profile(path) if path.is_file() else None
-
-
-def load_settings(additional_config: Mapping[str, Any], model: str) -> tuple[ServerSettings, bool]:
+def load_settings(
+    additional_config: Mapping[str, Any], model: str, revision: str | None = None
+) -> tuple[ServerSettings, Profile | None]:
     """The settings in force: the operator's over the checkpoint's profile over the defaults.
 
     Args:
         additional_config: vLLM's ``--additional-config``; ours is under ``"dfmr"``.
-        model: the checkpoint's local folder or hub name; only a local folder can hold a profile.
+        model: the checkpoint's local folder or hub name.
+        revision: of the checkpoint at the hub.
 
     Returns:
-        the settings, and whether the checkpoint has a profile.
+        the settings, and the checkpoint's profile if it has one.
 
     Raises:
         ValueError: a setting is unknown or out of range; the message names it.
@@ -386,9 +377,9 @@ def load_settings(additional_config: Mapping[str, Any], model: str) -> tuple[Ser
     if not isinstance(settings, dict) or not isinstance(settings.get("policy", {}), dict):
         raise ValueError(f"dfmr settings: expected an object, not {settings!r}")
     settings = {**settings.get("policy", {}), **{k: v for k, v in settings.items() if k != "policy"}}
-    profile = checkpoint_profile(model)
+    profile = checkpoint_profile(model, revision)
     try:
         merged = ServerSettings.model_validate({**(profile.policy if profile else {}), **settings})
     except ValidationError as error:
         raise ValueError(f"dfmr settings: {details(error)}") from error
-    return merged, profile is not None
+    return merged, profile

@@ -1,5 +1,6 @@
 """What one HTTP request asks of phase one and what phase one tells it, across vLLM code that passes neither on."""
 
+from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -26,7 +27,7 @@ class Rendered(NamedTuple):
 
 @dataclass
 class RequestState:
-    """Set by a route, read and filled by the renderer that runs below it.
+    """Set by the middleware or by a route, read and filled by the renderer that runs below it.
 
     Attributes:
         options: the request's ``dfmr`` object.
@@ -35,6 +36,8 @@ class RequestState:
         keep_rendered: whether ``rendered`` is wanted; it holds on to the pictures.
         rendered: the request after phase one, if it is wanted and there are pictures.
         max_tokens: the longest answer that it asks for; None if it does not say.
+        counts: whether a route counts what becomes of the pictures, once it knows that the request is answered.
+        count: adds the report to the metrics; None if there is nothing to add.
     """
 
     options: DfmrOptions | None = None
@@ -43,6 +46,8 @@ class RequestState:
     keep_rendered: bool = False
     rendered: Rendered | None = None
     max_tokens: int | None = None
+    counts: bool = False
+    count: Callable[[], None] | None = None
 
 
 current_request: ContextVar[RequestState | None] = ContextVar("dfmr_request", default=None)

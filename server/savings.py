@@ -214,7 +214,7 @@ class Savings:
         )
 
     def count(self, report: Report) -> None:
-        """Add an accepted request to the metrics."""
+        """Add an answered request to the metrics."""
         labels = self._model, report.profile
         VISUAL_TOKENS.labels(*labels, "original").inc(report.original_visual_tokens)
         VISUAL_TOKENS.labels(*labels, "kept").inc(report.kept_visual_tokens)

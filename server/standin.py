@@ -22,7 +22,7 @@ from transformers import (
     SiglipVisionConfig,
 )
 
-from server.policy import PROFILE_FILE
+from server.profiles.checkpoint import PROFILE_FILE
 
 SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<image>")
 CHAT_TEMPLATE = (

@@ -13,7 +13,8 @@ from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoProcessor, LlavaForConditionalGeneration
 
-from server.policy import PROFILE_FILE, UNTRAINED_TAU, Policy, checkpoint_profile
+from server.policy import UNTRAINED_TAU, Policy
+from server.profiles.checkpoint import PROFILE_FILE, checkpoint_profile
 from training.packing import IGNORED
 from training.visual import feature_maps, kept_tokens
 
@@ -104,17 +105,21 @@ class Adapter:
         return logits.float(), targets[chosen], chosen.nonzero()[:, 0]
 
     def merged(self) -> dict[str, Tensor]:
-        """The LLaVA's weights with what was learnt added to them, under their own names, in the checkpoint's dtype."""
+        """The checkpoint's own weights with what was learnt added to them, in its dtype.
+
+        They are read again: those that training ran with may be rounded to another dtype.
+        """
         weights: dict[str, Tensor] = {}
         adapted = {name: module for name, module in self.llava.named_modules() if isinstance(module, LoraLinear)}
-        for name, value in self.llava.state_dict().items():
-            if ".lora_" in name or ".original_module." in name:
-                continue
-            plain = name.replace(".base_layer.", ".").replace(".modules_to_save.default.", ".")
-            layer = adapted.get(name.removesuffix(".base_layer.weight"))
-            if layer is not None and name.endswith(".base_layer.weight"):
-                value = value.float() + layer.get_delta_weight("default").float()
-            weights[plain] = value.to("cpu", self.written_dtype if value.is_floating_point() else value.dtype)
+        saved = ".modules_to_save.default."
+        whole = {name.replace(saved, "."): v for name, v in self.llava.state_dict().items() if saved in name}
+        source = LlavaForConditionalGeneration.from_pretrained(self.source, dtype=self.written_dtype)
+        for name, value in source.state_dict().items():
+            if name in whole:
+                value = whole[name]
+            elif name.endswith(".weight") and (layer := adapted.get(name.removesuffix(".weight"))) is not None:
+                value = value.float() + layer.get_delta_weight("default").float().cpu()
+            weights[name] = value.to("cpu", self.written_dtype if value.is_floating_point() else value.dtype)
         return weights
 
     def write(self, folder: Path, factors: list[int]) -> None:

@@ -228,7 +228,7 @@ def _worst(gauge: str) -> str:
 
 
 def _scores() -> list[Json]:
-    score = ours("dfmr_score{}")
+    score, kept = ours("dfmr_score{}"), ours("dfmr_keep_drift")
     return [
         lines(
             "Score percentiles",
@@ -252,9 +252,14 @@ def _scores() -> list[Json]:
         ),
         lines(
             "Kept tokens against target by profile",
-            "Mean kept tokens of the latest pictures over the profile's calibrated target, less 1.",
-            [Query(f"{_worst('dfmr_keep_drift')} > -1", "{{model_name}} {{profile}}")],
+            "Mean kept tokens of the latest pictures over the profile's calibrated target, less 1: of the instances "
+            "that keep most and least.",
+            [
+                Query(f"max by (model_name, profile) ({kept}) > -1", "{{model_name}} {{profile}} most"),
+                Query(f"min by (model_name, profile) ({kept}) > -1", "{{model_name}} {{profile}} least"),
+            ],
             unit="percentunit",
+            minimum=None,
         ),
         lines(
             "Ceiling under KV pressure by profile",

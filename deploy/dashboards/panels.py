@@ -71,6 +71,7 @@ def lines(
     *,
     unit: str,
     stacked: bool = False,
+    minimum: float | None = 0,
     maximum: float | None = None,
     width: int = 8,
 ) -> Json:
@@ -78,7 +79,10 @@ def lines(
     custom: Json = {"drawStyle": "line", "fillOpacity": 40 if stacked else 8, "lineWidth": 1, "showPoints": "never"}
     if stacked:
         custom["stacking"] = {"group": "A", "mode": "normal"}
-    defaults: Json = {"color": {"mode": "palette-classic"}, "custom": custom, "min": 0, "unit": unit}
+    defaults: Json = {"color": {"mode": "palette-classic"}, "custom": custom}
+    if minimum is not None:
+        defaults["min"] = minimum
+    defaults["unit"] = unit
     if maximum is not None:
         defaults["max"] = maximum
     panel = _panel("timeseries", title, description, queries, width=width, height=8)

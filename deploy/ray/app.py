@@ -82,7 +82,7 @@ def program() -> str:
     beside = Path(sys.executable).parent / "dfmr-serve"
     found = str(beside) if beside.is_file() else shutil.which("dfmr-serve")
     if found is None:
-        raise RuntimeError("dfmr-serve is not installed on this node: pip install 'dfmr-server[gpu,ray]'")
+        raise RuntimeError("dfmr-serve is not installed on this node: pip install '.[gpu,ray]' in this repository")
     return found
 
 

@@ -101,6 +101,8 @@ def _comparisons(results: Results) -> str:
     for compared in results.comparisons:
         tokens = f"{html.number(compared.policy_tokens)} and {html.number(compared.control_tokens)}"
         equal = "" if compared.matched else ' <span class="bad">not equal</span>'
+        if compared.errors:
+            equal += f' <span class="bad">{compared.errors} failed</span>'
         rows.append(
             [
                 escape(compared.policy),
@@ -164,7 +166,7 @@ def _case(case: Case) -> str:
     images = "".join(
         f'<img alt="" src="data:image/jpeg;base64,{base64.b64encode(data).decode()}">' for data in case.thumbnails
     )
-    factors = ", ".join(f"factor {s}" for s in case.ours.factors)
+    factors = ", ".join("regions" if s is None else f"factor {s}" for s in case.ours.factors)
     kept = (
         "" if case.ours.kept is None else f" <small>{case.ours.kept} tokens{', ' + factors if factors else ''}</small>"
     )

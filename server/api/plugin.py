@@ -12,6 +12,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from server.api import profiles
 from server.api.baseline import Baseline
 from server.api.drain import Drain, DrainMiddleware
+from server.api.middleware import RequestMiddleware
 from server.api.routes import router
 from server.request_log import RequestLog
 from server.vllm_plugin.renderer import DfmrRenderer
@@ -29,6 +30,7 @@ class DfmrEndpointPlugin:
         """Add our routes, drain on SIGTERM, and have vLLM say in ``usage`` how many prompt tokens are visual."""
         app.state.args.enable_prompt_tokens_details = True
         app.state.dfmr_drain = Drain(app.state.args.shutdown_timeout)
+        app.add_middleware(RequestMiddleware)
         app.add_middleware(DrainMiddleware, drain=app.state.dfmr_drain)
         app.include_router(router)
         app.include_router(profiles.router)

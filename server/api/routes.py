@@ -6,23 +6,21 @@ from http import HTTPStatus
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Depends, Request
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import Response, StreamingResponse
 from pydantic import BaseModel
-from starlette.background import BackgroundTask
-from starlette.concurrency import run_in_threadpool
-from vllm.entrypoints.openai.chat_completion.api_router import create_chat_completion
+from starlette.background import BackgroundTasks
+from vllm.entrypoints.openai.chat_completion.api_router import create_batch_chat_completion, create_chat_completion
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.entrypoints.openai.responses.api_router import create_responses
-from vllm.entrypoints.serve import create_error_response
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 from vllm.entrypoints.serve.instrumentator.health import health
 from vllm.entrypoints.serve.utils.api_utils import validate_json_request
-from vllm.exceptions import GracefulHTTPError
 
 from server.api.baseline import Baseline
 from server.api.explain import explanation
 from server.api.explain_video import VideoExplanation, explain_video
 from server.api.schemas import (
+    DfmrBatchRequest,
     DfmrChatCompletionRequest,
     DfmrResponsesRequest,
     ExplainRequest,
@@ -32,7 +30,6 @@ from server.api.schemas import (
 from server.api.stream import with_last_chunk
 from server.encoding.decisions import Budget
 from server.encoding.encoder import Picture, PictureEncoder
-from server.errors import RETRY_AFTER_SECONDS
 from server.profiles.book import key_digest
 from server.request import RequestState, current_request
 from server.request_log import RequestLog
@@ -69,6 +66,15 @@ async def chat_completions(
 
 
 @router.post(
+    "/v1/chat/completions/batch", dependencies=[Depends(validate_json_request)], responses=_ERRORS, response_model=None
+)
+async def chat_completions_batch(request: DfmrBatchRequest, raw_request: Request) -> Response | None:
+    """vLLM's batches of conversations, under the policy of the server or of the API key."""
+    response: Response | None = await create_batch_chat_completion(request, raw_request)
+    return response
+
+
+@router.post(
     "/v1/responses",
     dependencies=[Depends(validate_json_request)],
     responses={**_ERRORS, **_STREAM},
@@ -102,7 +108,7 @@ async def explain(request: ExplainRequest, raw_request: Request) -> ExplainRespo
     await encoder.look_at([picture])
     profile, policy = renderer.profiles.book.choose(request.dfmr, key_digest(raw_request.headers.get("authorization")))
     (encoded,) = await encoder.encode([picture], policy, Budget(policy.max_visual_tokens))
-    return await run_in_threadpool(explanation, encoder, picture, policy, profile, encoded, overlay=request.overlay)
+    return await encoder.in_thread(explanation, encoder, picture, policy, profile, encoded, overlay=request.overlay)
 
 
 @router.get("/ready", response_class=Response)
@@ -123,21 +129,17 @@ async def _with_report(
     state: RequestState,
 ) -> Response | None:
     """Run vLLM's handler with this request's options in force, and add the report to what it answers."""
-    state.key = key_digest(raw_request.headers.get("authorization"))
+    state.key, state.counts = key_digest(raw_request.headers.get("authorization")), True
     began = time.perf_counter()
     token = current_request.set(state)
     try:
         response = await handler(request, raw_request)
-    except GracefulHTTPError as error:
-        if error.http_status != HTTPStatus.SERVICE_UNAVAILABLE:
-            raise
-        body = create_error_response(error)
-        headers = {"Retry-After": str(RETRY_AFTER_SECONDS)}
-        return JSONResponse(body.model_dump(), status_code=body.error.code, headers=headers)
     finally:
         current_request.reset(token)
     if response is None or response.status_code != HTTPStatus.OK:
         return response
+    if state.count is not None:
+        state.count()
     report = state.report or _NOTHING
     response.headers["x-dfmr-visual-tokens-original"] = str(report.original_visual_tokens)
     response.headers["x-dfmr-visual-tokens-kept"] = str(report.kept_visual_tokens)
@@ -148,7 +150,8 @@ async def _with_report(
     else:
         response.body = bytes(response.body)[:-1] + b"," + field + b"}"
         response.headers["content-length"] = str(len(response.body))
-    response.background = BackgroundTask(_answered, raw_request, request, state, began)
+    response.background = BackgroundTasks([response.background] if response.background else None)  # vLLM's own first.
+    response.background.add_task(_answered, raw_request, request, state, began)
     return response
 
 

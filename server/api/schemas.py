@@ -3,7 +3,7 @@
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+from vllm.entrypoints.openai.chat_completion.protocol import BatchChatCompletionRequest, ChatCompletionRequest
 from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
 
 from server.policy import Boxes, Detail, DfmrOptions, Policy
@@ -16,6 +16,28 @@ class DfmrChatCompletionRequest(ChatCompletionRequest):
     """OpenAI's chat completion request with a ``dfmr`` object."""
 
     dfmr: DfmrOptions | None = _DFMR
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_nothing(cls, data: Any) -> Any:
+        """Without a message's null fields, which some clients send. With one it is none of vLLM's type but one of
+        OpenAI's: pydantic makes its parts an iterator that is read once, and drops what OpenAI does not know."""
+        messages = data.get("messages") if isinstance(data, dict) else None
+        if not isinstance(messages, list):
+            return data
+        return {**data, "messages": [_without_nulls(message) for message in messages]}
+
+
+def _without_nulls(message: Any) -> Any:
+    if not isinstance(message, dict):
+        return message
+    return {name: value for name, value in message.items() if value is not None or name == "content"}
+
+
+class DfmrBatchRequest(BatchChatCompletionRequest):
+    """vLLM's batch of conversations. It has no ``dfmr`` object: rather than ignored, one is refused."""
+
+    dfmr: None = None
 
 
 class DfmrResponsesRequest(ResponsesRequest):

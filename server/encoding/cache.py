@@ -98,6 +98,12 @@ class FeatureCache:
     def nbytes(self) -> int:
         return self._bytes
 
+    def clear(self) -> None:
+        """Forget everything."""
+        self._entries.clear()
+        self._bytes = 0
+        self._gauge.set(0)
+
     def get(self, key: bytes) -> Entry | None:
         return self._found(key)
 

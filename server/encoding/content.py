@@ -8,11 +8,14 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import ExifTags, Image
+from vllm.connections import HTTPResponseSizeExceededError, MediaDownloadSizeExceededError
 from vllm.exceptions import VLLMClientError
-from vllm.multimodal.image import open_image
+from vllm.multimodal.image import convert_image_mode, normalize_image, open_image
 from vllm.multimodal.media import ImageMediaIO, MediaWithBytes
 
 from server.errors import PictureError
+
+_TOO_LARGE = (Image.DecompressionBombError, HTTPResponseSizeExceededError, MediaDownloadSizeExceededError)
 
 _ON_ITS_SIDE = (5, 6, 7, 8)
 """EXIF orientations that swap width and height."""
@@ -84,8 +87,7 @@ def content_key(image: Any) -> bytes:
     if isinstance(image, MediaWithBytes):
         return _digest(repr(image.io_config).encode(), image.original_bytes)
     picture = as_pil(image)
-    palette = repr(picture.getpalette("RGB") if picture.mode in ("P", "PA") else None)
-    return _digest(f"{picture.mode} {picture.size}{palette}".encode(), picture.tobytes())
+    return _digest(repr(picture.size).encode(), picture.tobytes())
 
 
 def _digest(how: bytes, data: bytes) -> bytes:
@@ -98,8 +100,8 @@ def as_pil(image: Any) -> Image.Image:
     """A picture as vLLM hands it over, or as offline callers may pass it, as a PIL image.
 
     Args:
-        image: a file; a PIL image, with its file's bytes or without; or a uint8 array or tensor
-            ``(rows, columns, channels)``.
+        image: a file; a PIL image with its file's bytes; one without, which is turned upright, and put on white where
+            it is transparent, as vLLM does with files; or a uint8 array or tensor ``(rows, columns, channels)``.
 
     Raises:
         PictureError: it is a file that cannot be decoded.
@@ -108,14 +110,14 @@ def as_pil(image: Any) -> Image.Image:
     if isinstance(image, PictureFile):
         return image.decoded()
     if isinstance(image, MediaWithBytes):
-        image = image.media
+        return image.media
     if isinstance(image, torch.Tensor):
         image = image.cpu().numpy()
     if isinstance(image, np.ndarray):
         image = Image.fromarray(image)
     if not isinstance(image, Image.Image):
         raise TypeError(f"expected a picture, got {type(image).__name__}")
-    return image
+    return convert_image_mode(normalize_image(image), "RGB")
 
 
 def size_of(image: Any) -> tuple[int, int]:
@@ -128,7 +130,7 @@ def size_of(image: Any) -> tuple[int, int]:
 
 
 def unreadable(index: int | None, error: Exception, reason: str) -> PictureError:
-    """What is said of a picture that could not be fetched or decoded.
+    """What is said of a picture, or a video's file, that could not be fetched or decoded.
 
     Args:
         index: of the picture in its request, if it is known.
@@ -138,6 +140,6 @@ def unreadable(index: int | None, error: Exception, reason: str) -> PictureError
     message = message or type(error).__name__
     if "cannot identify image file" in message:
         message = "its data is not a picture in a format that can be read"
-    if isinstance(error, Image.DecompressionBombError) or "exceed the maximum" in message:
+    if isinstance(error, _TOO_LARGE) or isinstance(error.__cause__, _TOO_LARGE) or "exceed the maximum" in message:
         reason = "too_large"
     return PictureError(index, reason, message)

@@ -4,7 +4,7 @@ import asyncio
 import math
 import os
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +25,7 @@ from server.encoding.fingerprint import fixed_picture
 from server.encoding.jobs import EncodedPicture, EncodeJob, EncodeResult, Measured, Wish
 from server.encoding.preprocess import Box, Preprocessor
 from server.encoding.protection import protected_cells
+from server.encoding.tasks import all_of
 from server.errors import PictureError
 from server.metrics import CACHE_HITS, CACHE_MISSES, ENCODE_BATCH_SIZE, ENCODE_SECONDS, PREPROCESS_SECONDS
 from server.policy import Detail, Policy, ServerSettings
@@ -142,7 +143,7 @@ class PictureEncoder:
             PictureError: one is no picture.
         """
         with one_owner(len(pictures)):
-            await _all(self.in_thread(self.protected, i, one) for i, one in enumerate(pictures) if one.protect)
+            await all_of(self.in_thread(self.protected, i, one) for i, one in enumerate(pictures) if one.protect)
 
     async def encode(
         self, pictures: Sequence[Picture], policy: Policy, budget: Budget = NO_BUDGET
@@ -166,13 +167,13 @@ class PictureEncoder:
                 self._encode_one(index, image, choice, policy.method)
                 for index, (image, choice) in enumerate(zip(images, choices, strict=True))
             )
-            return await _all(one_by_one)
-        measured = await _all(
+            return await all_of(one_by_one)
+        measured = await all_of(
             self._measure(index, image, choice, policy.method)
             for index, (image, choice) in enumerate(zip(images, choices, strict=True))
         )
         settled = await self.in_thread(self.decider.settle, [one.entry for one in measured], choices, limit)
-        return await _all(
+        return await all_of(
             self._fetch(index, image, one, kept, policy.method)
             for index, (image, one, kept) in enumerate(zip(images, measured, settled, strict=True))
         )
@@ -386,13 +387,3 @@ def _encoded(
 ) -> EncodedPicture:
     name = f"{key.hex()}-{features.name}"
     return EncodedPicture(features, measured.scores, name, cached, before, measured.windows)
-
-
-async def _all(work: Iterable[Coroutine[Any, Any, _T]]) -> list[_T]:
-    """All results in order; one failure cancels the rest."""
-    tasks = [asyncio.create_task(one) for one in work]
-    try:
-        return list(await asyncio.gather(*tasks))
-    finally:
-        for task in tasks:
-            task.cancel()

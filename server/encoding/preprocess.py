@@ -1,4 +1,5 @@
-"""A decoded picture to the encoder's uint8 input: the same bytes as the checkpoint's Hugging Face processor makes.
+"""A decoded picture to the encoder's uint8 input: the same bytes as the checkpoint's Hugging Face processor makes, but
+for roundings in the largest pictures, so that none takes much memory.
 
 Rescaling and normalisation are left to the device; one uint8 map is a quarter of the float32 one.
 """
@@ -18,6 +19,10 @@ _MAX_INTERMEDIATE_PIXELS = 32_000_000
 """A long thin picture, scaled by its short side, would pass through an image this many times larger than what the crop
 keeps. Above this only the cropped part is computed, which can differ by rounding unless the scale is a whole number."""
 
+
+_MAX_PADDED_SIDE = 8_000
+"""Pixels. A picture with a longer side is scaled down to it before it is padded to a square, or a line of 1 x 60,000
+pixels would become a square of 14 GB; what is padded first and scaled once can differ by rounding from that."""
 
 _LARGEST_SUPPORT = 5
 """Pixels that any of PIL's filters looks at on either side. Nothing farther away is handed to PIL: of a picture over a
@@ -177,6 +182,9 @@ def _floats(values: object) -> tuple[float, ...]:
 
 
 def _padded_to_square(picture: Image.Image, colour: tuple[int, int, int]) -> Image.Image:
+    if (scale := _MAX_PADDED_SIDE / max(picture.size)) < 1:
+        width, height = (max(1, round(length * scale)) for length in picture.size)
+        picture = picture.resize((width, height), Image.Resampling.BOX)
     width, height = picture.size
     side = max(width, height)
     square = Image.new("RGB", (side, side), colour)

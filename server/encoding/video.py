@@ -3,7 +3,9 @@
 import asyncio
 import hashlib
 import math
+import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -20,6 +22,7 @@ from server.encoding.decisions import Budget
 from server.encoding.due import one_owner
 from server.encoding.encoder import Picture, PictureEncoder
 from server.encoding.jobs import EncodedPicture, EncodeJob, EncodeResult
+from server.encoding.tasks import all_of
 from server.errors import EncoderOverloadedError, PictureError, VideoError
 from server.policy import Detail, Policy, ServerSettings
 
@@ -133,7 +136,7 @@ class VideoEncoder:
     batches no larger than pictures are, among which the worker keeps nothing.
 
     Args:
-        pictures: encodes the frames; its threads and its cache serve videos too.
+        pictures: encodes the frames; its cache serves videos too, and its threads, but for decoding, which takes long.
         settings: the operator's bounds.
         run_sync: encodes a batch of frames, blocking; for offline use.
     """
@@ -148,6 +151,8 @@ class VideoEncoder:
         self._settings = settings
         self._run_sync = run_sync
         self._places = asyncio.Semaphore(_AT_ONCE)
+        self._threads = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="dfmr-video")
+        self._closed = threading.Event()
         self._taken = 0
         self._whole = tuple(math.inf if s == 1 else -math.inf for s in pictures.candidates)
 
@@ -173,7 +178,7 @@ class VideoEncoder:
             self._taken += 1
             try:
                 async with self._places:
-                    clip = await in_thread(self.clip, video.image, plan.sampling)
+                    clip = await self._decoded(video.image, plan.sampling)
                     maps = await self._maps(clip)
                     encoded = await in_thread(self._reduced, content, plan, clip, maps)
             finally:
@@ -190,7 +195,7 @@ class VideoEncoder:
         size = self._settings.max_batch
         for start in range(0, len(distinct), size):
             batch = distinct[start : start + size]
-            results += await asyncio.gather(*(self._pictures.submit(EncodeJob(frame, self._whole)) for frame in batch))
+            results += await all_of(self._pictures.submit(EncodeJob(frame, self._whole)) for frame in batch)
         return self._stacked(results, places)
 
     def encode_sync(self, videos: Sequence[Picture], policy: Policy) -> list[EncodedVideo]:
@@ -218,15 +223,29 @@ class VideoEncoder:
         self._remember(content, plan, encoded)
         return encoded
 
-    def clip(self, video: Video, sampling: Sampling) -> Clip:
+    def clip(self, video: Video, sampling: Sampling, stopped: Callable[[], bool] = lambda: False) -> Clip:
         """Decode a video within the operator's bounds. Blocks."""
-        return decode(video.data, sampling, self._settings.max_video_seconds, self._pictures.preprocessor)
+        return decode(video.data, sampling, self._settings.max_video_seconds, self._pictures.preprocessor, stopped)
 
     async def clip_async(self, video: Video, policy: Policy) -> Clip:
         """The frames that a policy looks at, to be shown."""
-        sampling = Sampling(policy.video_fps, policy.video_max_frames)
         async with self._places:
-            return await self._pictures.in_thread(self.clip, video, sampling)
+            return await self._decoded(video, Sampling(policy.video_fps, policy.video_max_frames))
+
+    async def _decoded(self, video: Video, sampling: Sampling) -> Clip:
+        """`clip` in a thread, which ends soon after nobody waits for it any more."""
+        left = threading.Event()
+        try:
+            return await asyncio.get_running_loop().run_in_executor(
+                self._threads, self.clip, video, sampling, lambda: left.is_set() or self._closed.is_set()
+            )
+        finally:
+            left.set()
+
+    def close(self) -> None:
+        """End what is being decoded."""
+        self._closed.set()
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -287,7 +306,7 @@ class VideoEncoder:
             grid_after(grid, window.s),
             scores,
             allowed,
-            pool(part, window).flatten(0, 2).contiguous(),
+            pool(part, window).flatten(0, 2).clone(),  # A view would keep the maps of all frames in the cache.
         )
 
     def _lookup(self, content: bytes, plan: Plan) -> EncodedVideo | None:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from server.policy import DfmrOptions, Policy, ServerSettings, checkpoint_profile
+from server.policy import DfmrOptions, Policy, ServerSettings
 from server.profiles.format import (
     DEFAULT_PROFILE,
     Calibration,
@@ -15,6 +15,7 @@ from server.profiles.format import (
     Fingerprint,
     NamedProfile,
     Pressure,
+    Profile,
     details,
     read_profile,
     read_profiles,
@@ -117,17 +118,16 @@ def key_digest(authorization: str | None) -> str | None:
     return hashlib.sha256(token.encode()).hexdigest() if scheme.lower() == "bearer" else None
 
 
-def load_book(settings: ServerSettings, model: str) -> ProfileBook:
+def load_book(settings: ServerSettings, own: Profile | None = None) -> ProfileBook:
     """The operator's profiles file over the server's own policy.
 
     Args:
         settings: the server's; its policy is what profiles leave open.
-        model: the checkpoint's folder or hub name, whose own calibration applies to the server's own policy.
+        own: the checkpoint's profile, whose calibration applies to the server's own policy.
 
     Raises:
         ValueError: the file or a profile in it is wrong; says which and why.
     """
-    own = checkpoint_profile(model)
     unchanged = own is not None and settings.policy == _policy(Policy(), own.policy, "the checkpoint's profile")
     calibration = own.calibration if own is not None and unchanged else None
     entries = {DEFAULT_PROFILE: Entry(settings.policy, calibration=calibration)}

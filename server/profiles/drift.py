@@ -41,12 +41,14 @@ class Window:
     """The latest pictures under one profile, against its calibration. Bounded; a picture costs a few dozen additions.
 
     Attributes:
-        score_drift: population stability index of their scores; None until there are enough.
+        score_drift: population stability index of their scores, less what a calibration of so few pictures makes it by
+            chance; None until there are enough.
         keep_drift: their mean tokens over the target, less 1; None until there are enough.
     """
 
     def __init__(self, name: str, calibration: Calibration, limits: Drift) -> None:
         self._name, self._calibration, self._limits = name, calibration, limits
+        self._by_chance = (len(calibration.shares) - 1) / calibration.pictures
         self._latest: deque[tuple[int, int]] = deque()
         self._counts = [0] * len(calibration.shares)
         self._tokens = 0
@@ -66,7 +68,7 @@ class Window:
         self._tokens += tokens
         if len(self._latest) < self._limits.least:
             return
-        self.score_drift = stability_index(self._calibration.shares, self._counts)
+        self.score_drift = max(0.0, stability_index(self._calibration.shares, self._counts) - self._by_chance)
         self.keep_drift = self._tokens / len(self._latest) / self._calibration.target_tokens - 1
         self._say()
 
@@ -111,8 +113,9 @@ class DriftWatch:
 
     def adopt(self, book: ProfileBook) -> None:
         """Watch these profiles; a window goes on where calibration and limits are as they were."""
+        gone = self._windows.keys() - calibrated(book.entries).keys()
         self._windows = {name: self._window(name, entry) for name, entry in calibrated(book.entries).items()}
-        for name in self._windows:
+        for name in (*self._windows, *gone):
             self._show(name)
 
     def observe(self, profile: str, pictures: Sequence[tuple[Sequence[float], int]]) -> None:
@@ -139,8 +142,9 @@ class DriftWatch:
         return entry, Window(name, entry.calibration, entry.drift)
 
     def _show(self, profile: str) -> None:
-        window = self._windows[profile][1]
-        for gauge, value in ((SCORE_DRIFT, window.score_drift), (KEEP_DRIFT, window.keep_drift)):
+        window = self._windows[profile][1] if profile in self._windows else None
+        values = (None, None) if window is None else (window.score_drift, window.keep_drift)
+        for gauge, value in zip((SCORE_DRIFT, KEEP_DRIFT), values, strict=True):
             gauge.labels(self._model, profile).set(math.nan if value is None else value)
 
 

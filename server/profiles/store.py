@@ -10,7 +10,7 @@ from typing import Any
 
 from server.policy import ServerSettings
 from server.profiles.book import ProfileBook, load_book
-from server.profiles.format import Fingerprint
+from server.profiles.format import Fingerprint, Profile
 
 logger = logging.getLogger(f"vllm.{__name__}")
 POLL_SECONDS = 1.0
@@ -26,22 +26,22 @@ class ProfileStore:
 
     Args:
         settings: the server's.
-        model: the checkpoint's folder or hub name.
+        own: the checkpoint's profile, if it has one.
         config: digest of the encoder's configuration.
 
     Raises:
         ValueError: the file is wrong, or a profile was calibrated for another encoder.
     """
 
-    def __init__(self, settings: ServerSettings, model: str, config: str) -> None:
-        self._settings, self._model, self._config = settings, model, config
+    def __init__(self, settings: ServerSettings, own: Profile | None, config: str) -> None:
+        self._settings, self._own, self._config = settings, own, config
         self._encoder: Fingerprint | None = None
         self._lock = asyncio.Lock()
         self._listeners: list[Callable[[ProfileBook], None]] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self.rejected: str | None = None
         self._read_at = self._signature(())
-        self.book = load_book(settings, model)
+        self.book = load_book(settings, own)
         self._read_at = self._signature(self.book.files)
         self.measured = self.book.candidates
         self.book.check(self.measured, config, None)
@@ -108,7 +108,7 @@ class ProfileStore:
 
     def _read(self) -> ProfileBook:
         self._read_at = self._signature(self.book.files)
-        book = load_book(self._settings, self._model)
+        book = load_book(self._settings, self._own)
         book.check(self.measured, self._config, self._encoder)
         self._read_at = self._signature(book.files)
         return book

@@ -41,6 +41,10 @@ class DfmrModelConfig(VerifyAndUpdateConfig):
                 "dfmr pools a square map of patches: vision_feature_select_strategy must be 'default' with a CLIP "
                 f"tower and 'full' with a SigLIP one, not {strategy!r} with {tower!r}"
             )
+        if vllm_config.model_config.enable_sleep_mode:
+            raise ValueError("dfmr encodes pictures between engine steps, so it cannot be combined with sleep mode")
+        if vllm_config.model_config.runner_type == "pooling":
+            raise ValueError("dfmr serves models that generate text; set VLLM_PLUGINS='' to use this one for pooling")
         _outlive_reloads(vllm_config.additional_config)
         parallel = vllm_config.parallel_config
         if parallel.worker_extension_cls not in ("", WORKER_EXTENSION):

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from itertools import chain, repeat
 from typing import Any, get_args
 
-import torch
 from vllm.renderers.inputs import DictPrompt
 
 from server.encoding.encoder import Picture
@@ -33,7 +32,13 @@ def pictures_of(messages: Sequence[Any]) -> tuple[list[str], list[Picture]]:
     return urls, details
 
 
+def detail_of(value: Any) -> Any:
+    """OpenAI's ``original`` asks for all that there is, as ``high`` does here."""
+    return "high" if value == "original" else value
+
+
 def _detail(index: int, value: Any) -> Detail:
+    value = detail_of(value)
     if value not in get_args(Detail):
         raise PictureError(index, "detail", f"detail must be one of {', '.join(get_args(Detail))}, not {value!r}")
     detail: Detail = value
@@ -60,7 +65,8 @@ def protected(pictures: list[Picture], options: DfmrOptions | None) -> list[Pict
 def with_details(prompt: DictPrompt, details: Sequence[Picture]) -> DictPrompt:
     """The prompt with its pictures as `Picture`, each with what its message says about it."""
     data: Any = prompt.get("multi_modal_data")
-    if data and len(data.get("image") or ()) == len(details) and not isinstance(data["image"], (dict, torch.Tensor)):
+    images = data.get("image") if data else None
+    if isinstance(images, Sequence) and len(images) == len(details):  # Embeddings are a tensor or a dictionary.
         data["image"] = [one._replace(image=image) for image, one in zip(data["image"], details, strict=True)]
     return prompt
 

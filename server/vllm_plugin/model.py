@@ -30,7 +30,6 @@ from vllm.model_executor.models.utils import (
     maybe_prefix,
 )
 from vllm.multimodal import MULTIMODAL_REGISTRY
-from vllm.multimodal.inputs import MultiModalKwargsItem
 from vllm.sequence import IntermediateTensors
 
 from server.vllm_plugin.processing import (
@@ -84,8 +83,6 @@ class DfmrLlavaForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsP
             re.compile(r"^vision_tower\.(?!vision_model\.)"): "vision_tower.vision_model.",
         }
     )
-
-    supports_tower_connector_lora = True
 
     configure_mm_token_handling: Callable[[int, list[int]], None]
     _mark_tower_model: Callable[[VllmConfig, str], AbstractContextManager[None]]
@@ -192,8 +189,3 @@ class DfmrLlavaForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsP
         return MultiModelKeys.from_string_field(
             language_model="language_model", connector="multi_modal_projector", tower_model="vision_tower"
         )
-
-    def get_mm_lora_token_counts(
-        self, *, modality: str, mm_kwargs: MultiModalKwargsItem | None, num_mm_embeds: int
-    ) -> tuple[int, int | None]:
-        return num_mm_embeds, num_mm_embeds

@@ -115,23 +115,24 @@ class DfmrMultiModalProcessor(BaseMultiModalProcessor[DfmrProcessingInfo]):
 def prompt_with_features(
     prompt: Sequence[int], image_token: int, pictures: Sequence[EncodedPicture]
 ) -> MultiModalInput:
-    """Expand each image token of a prompt to one per kept visual token, and attach the features.
+    """Expand the image token of each picture to one per kept visual token, and attach the features.
 
     Args:
-        prompt: token ids with one ``image_token`` per picture, in the order of ``pictures``.
+        prompt: token ids with one ``image_token`` per picture, in the order of ``pictures``. Further ones are what
+            somebody wrote, and stay as they are: as upstream has it, the first are the pictures'.
 
     Raises:
-        ValueError: the prompt does not hold as many image tokens as there are pictures.
+        ValueError: the prompt holds fewer image tokens than there are pictures.
     """
     found = sum(token == image_token for token in prompt)
-    if found != len(pictures):
+    if found < len(pictures):
         raise ValueError(f"the prompt has {found} image placeholders for {len(pictures)} images")
     expanded: list[int] = []
     ranges: list[PlaceholderRange] = []
     remaining = iter(pictures)
     for token in prompt:
-        if token == image_token:
-            length = len(next(remaining).features.tensor)
+        if token == image_token and (picture := next(remaining, None)) is not None:
+            length = len(picture.features.tensor)
             ranges.append(PlaceholderRange(offset=len(expanded), length=length))
             expanded.extend([image_token] * length)
         else:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -31,7 +32,7 @@ from server.profiles.format import Fingerprint
 from server.profiles.pressure import PressureWatch, kv_usage
 from server.profiles.store import ProfileStore
 from server.request import Rendered, RequestState, current_request
-from server.savings import Savings
+from server.savings import Report, Savings
 from server.vllm_plugin import ARCHITECTURE
 from server.vllm_plugin.connector import reading
 from server.vllm_plugin.messages import image_of, pictures_of, protected, with_details
@@ -59,11 +60,12 @@ class DfmrRenderer(HfRenderer):
         self._info = info
         self._image_token: int = info.get_hf_config().image_token_index
         self._engine: AsyncLLM | LLMEngine | None = None
-        model_name = config.model_config.served_model_name
-        settings, has_profile = load_settings(config.additional_config, config.model_config.model)
-        if not has_profile:
+        model = config.model_config
+        model_name = model.served_model_name
+        settings, own = load_settings(config.additional_config, model.model, model.revision)
+        if own is None:
             logger.warning(
-                "dfmr: this checkpoint has no dfmr_profile.json, so it is not known to be trained with pooled "
+                "dfmr: no dfmr_profile.json of this checkpoint was found, so it is not known to be trained with pooled "
                 "pictures. Factors are %s and tau=%s is not calibrated to its encoder; watch answer quality.",
                 settings.policy.factors,
                 settings.policy.tau,
@@ -74,7 +76,7 @@ class DfmrRenderer(HfRenderer):
         self._config = config_digest(
             hf.vision_config.to_dict(), hf.vision_feature_layer, hf.vision_feature_select_strategy, preprocessor
         )
-        self.profiles = ProfileStore(settings, config.model_config.model, self._config)
+        self.profiles = ProfileStore(settings, own, self._config)
         self.encoder = PictureEncoder(
             settings,
             preprocessor,
@@ -86,6 +88,7 @@ class DfmrRenderer(HfRenderer):
         )
         self.videos = VideoEncoder(self.encoder, settings, self._encode_on_worker_sync)
         self._resources.callback(self.encoder.close)
+        self._resources.callback(self.videos.close)
         self._savings = Savings(model_name, info.get_grid(), self.encoder.candidates, settings.policy)
         self.profiles.subscribe(lambda book: self._savings.start_at_zero(book.entries))
         self._drift = DriftWatch(model_name, self.encoder.candidates)
@@ -123,6 +126,12 @@ class DfmrRenderer(HfRenderer):
         self._looking = asyncio.create_task(self._pressure.run(lambda: kv_usage(registry, model_name)))
         return self.fingerprint
 
+    async def clear_mm_cache_async(self) -> None:
+        """Forget pictures too: they may have been encoded with other weights."""
+        await super().clear_mm_cache_async()
+        if self.encoder is not None:
+            self.encoder.cache.clear()
+
     @property
     def engine(self) -> AsyncLLM | LLMEngine:
         """The engine that was attached, or else the one in this process that uses this renderer."""
@@ -135,9 +144,10 @@ class DfmrRenderer(HfRenderer):
     ) -> tuple[list[ConversationMessage], DictPrompt]:
         if self.encoder is None:
             return super().render_messages(messages, params)
-        urls, details = pictures_of(messages)
         try:
+            urls, details = pictures_of(messages)
             if parts := video_parts(messages):
+                self._info.validate_num_items("image", len(urls) + len(parts))
                 videos = fetch(connector_of(self.model_config), parts, self.settings.max_video_bytes)
                 messages = with_videos(messages, parts, videos)
                 _, details = pictures_of(messages)
@@ -153,9 +163,10 @@ class DfmrRenderer(HfRenderer):
     ) -> tuple[list[ConversationMessage], DictPrompt]:
         if self.encoder is None:
             return await super().render_messages_async(messages, params)
-        urls, details = pictures_of(messages)
         try:
+            urls, details = pictures_of(messages)
             if parts := video_parts(messages):
+                self._info.validate_num_items("image", len(urls) + len(parts))  # Before any is fetched.
                 videos = await fetch_async(connector_of(self.model_config), parts, self.settings.max_video_bytes)
                 messages = with_videos(messages, parts, videos)
                 _, details = pictures_of(messages)
@@ -343,9 +354,15 @@ class DfmrRenderer(HfRenderer):
             )
         request.report = report
         if count:
-            self._savings.count(report)
-            self._drift.observe(profile, [(p.scores, len(p.features.tensor)) for p in encoded])
+            seen = [(p.scores, len(p.features.tensor)) for p in encoded]
+            request.count = partial(self._count, report, seen)
+            if not request.counts:
+                request.count()
         return engine_input
+
+    def _count(self, report: Report, seen: Sequence[tuple[Sequence[float], int]]) -> None:
+        self._savings.count(report)
+        self._drift.observe(report.profile, seen)
 
     async def _encode_on_worker(self, jobs: Sequence[EncodeJob]) -> list[EncodeResult | Exception]:
         engine = self.engine
@@ -357,7 +374,8 @@ class DfmrRenderer(HfRenderer):
 
     def _encode_on_worker_sync(self, jobs: Sequence[EncodeJob]) -> list[EncodeResult | Exception]:
         engine = self.engine
-        assert isinstance(engine, LLMEngine)
+        if not isinstance(engine, LLMEngine):
+            raise NotImplementedError("dfmr encodes pictures of chat messages only; AsyncLLM was given a raw prompt")
         if self._savings.kv_bytes_per_token is None:
             self._savings.kv_bytes_per_token = sum(engine.collective_rpc("dfmr_kv_bytes_per_token"))
         return results_of(engine.collective_rpc("dfmr_encode", args=self._arguments(jobs)), self._info.get_grid())

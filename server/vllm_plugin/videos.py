@@ -4,7 +4,6 @@ LLaVA's chat templates know pictures only. A video takes the place of one, and b
 template has done its work.
 """
 
-import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
@@ -12,13 +11,15 @@ from typing import Any, NamedTuple, get_args
 import pybase64
 from vllm import envs
 from vllm.config import ModelConfig
-from vllm.connections import MediaDownloadSizeExceededError
 from vllm.multimodal.media import MEDIA_CONNECTOR_REGISTRY, MediaConnector
 from vllm.multimodal.media.base import MediaIO
 
+from server.encoding.content import unreadable
+from server.encoding.tasks import all_of
 from server.encoding.video import Video
 from server.errors import VideoError
 from server.policy import Detail
+from server.vllm_plugin.messages import detail_of
 
 
 class VideoPart(NamedTuple):
@@ -69,7 +70,7 @@ def video_parts(messages: Sequence[Any]) -> list[VideoPart]:
         if not _is_video(part):
             continue
         nested = part["video_url"] if isinstance(part["video_url"], Mapping) else {"url": part["video_url"]}
-        detail: Any = nested.get("detail") or part.get("detail") or "auto"
+        detail: Any = detail_of(nested.get("detail") or part.get("detail") or "auto")
         if not nested.get("url"):
             raise VideoError(len(found), "missing", "has no url; send the video itself")
         if detail not in get_args(Detail):
@@ -108,7 +109,7 @@ def connector_of(model_config: ModelConfig) -> MediaConnector:
 
 
 async def fetch_async(connector: MediaConnector, parts: Sequence[VideoPart], max_bytes: int) -> list[Video]:
-    """The files of a request's videos.
+    """The files of a request's videos; a failure of one ends the others.
 
     Raises:
         VideoError: one cannot be had or is too large; names its index.
@@ -122,7 +123,7 @@ async def fetch_async(connector: MediaConnector, parts: Sequence[VideoPart], max
             raise _video_error(index, part.url, error) from error
         return video
 
-    return list(await asyncio.gather(*(one(index, part) for index, part in enumerate(parts))))
+    return await all_of(one(index, part) for index, part in enumerate(parts))
 
 
 def fetch(connector: MediaConnector, parts: Sequence[VideoPart], max_bytes: int) -> list[Video]:
@@ -140,10 +141,8 @@ def fetch(connector: MediaConnector, parts: Sequence[VideoPart], max_bytes: int)
 def _video_error(index: int, url: str, error: Exception) -> VideoError:
     if isinstance(error, VideoError):
         return VideoError(index, error.reason, error.message)
-    message = str(error.args[0]) if error.args else type(error).__name__
-    if isinstance(error, MediaDownloadSizeExceededError) or isinstance(error.__cause__, MediaDownloadSizeExceededError):
-        return VideoError(index, "too_large", message)
-    return VideoError(index, "decode" if url[:5].lower() == "data:" else "fetch", message or type(error).__name__)
+    told = unreadable(index, error, "decode" if url[:5].lower() == "data:" else "fetch")
+    return VideoError(index, told.reason, told.message)
 
 
 def _parts(messages: Sequence[Any]) -> Iterator[Mapping[str, Any]]:

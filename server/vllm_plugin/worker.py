@@ -4,6 +4,7 @@ Arguments and results cross processes as bytes, numbers and lists: tensors do no
 kept here, so there is nothing to leak when a request goes away.
 """
 
+import os
 import traceback
 import zlib
 from collections.abc import Callable
@@ -12,7 +13,11 @@ from typing import Any
 
 import torch
 from torch.profiler import record_function
-from vllm.distributed import get_pp_group, get_tensor_model_parallel_rank
+from vllm.distributed import (
+    get_pp_group,
+    get_tensor_model_parallel_rank,
+    get_tensor_model_parallel_world_size,
+)
 
 from dfmr_kernels import Choice, measure, select
 from dfmr_kernels.controls import drop
@@ -58,7 +63,12 @@ class DfmrWorkerExtension:
         try:
             results = encode(raw, jobs)
         except Exception as error:
-            results = _singly(encode, raw, jobs, error)
+            _end_if_lost(self.device, error)
+            if get_tensor_model_parallel_world_size() > 1:  # The others may have succeeded.
+                traceback.print_exception(error)
+                results = [_failed(error) for _ in jobs]
+            else:
+                results = _singly(encode, raw, jobs, error)
         return results if get_tensor_model_parallel_rank() == 0 else None
 
     @torch.inference_mode()
@@ -136,6 +146,24 @@ def normalised(pixels: torch.Tensor, constants: list[list[float]]) -> torch.Tens
     return pixels.float().mul_(scale).sub_(per_channel[0]).div_(per_channel[1])
 
 
+def _failed(error: Exception) -> dict[str, Any]:
+    return {"error": f"{type(error).__name__}: {error}"}
+
+
+def _end_if_lost(device: torch.device, error: Exception) -> None:
+    """End the process if its GPU does not work any more, as after an illegal access: nothing but a new process helps.
+
+    vLLM notices, as it does when a step fails, and the server ends. An encode's own failure leaves the engine alive.
+    """
+    if not isinstance(error, torch.AcceleratorError):
+        return
+    try:
+        torch.ones(1, device=device).cpu()
+    except torch.AcceleratorError:
+        traceback.print_exception(error)
+        os._exit(1)
+
+
 def _singly(
     encode: Callable[[torch.Tensor, list[dict[str, Any]]], list[dict[str, Any]]],
     raw: torch.Tensor,
@@ -145,7 +173,7 @@ def _singly(
     """After a batch failed: find out which picture is to blame, so that its batch mates are still served."""
     if len(raw) == 1:
         traceback.print_exception(error)
-        return [{"error": f"{type(error).__name__}: {error}"}]
+        return [_failed(error)]
     results: list[dict[str, Any]] = []
     for picture, job in zip(raw.split(1), jobs, strict=True):
         try:

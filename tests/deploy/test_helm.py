@@ -152,6 +152,16 @@ def test_the_policy_becomes_options_that_mean_the_same() -> None:
     assert settings == {name.replace("-", "_"): value for name, value in values.items()}
 
 
+def test_profiles_are_mounted_whole_so_that_changes_reach_running_pods() -> None:
+    assert "profiles" not in {volume["name"] for volume in pod(rendered("default"))["volumes"]}
+    manifests = rendered("default", "--set", "profilesConfigMap=kinds")
+    server = container(manifests)
+    path = Path(server["args"][server["args"].index("--dfmr-profiles") + 1])
+    (mount,) = (m for m in server["volumeMounts"] if m["mountPath"] == str(path.parent))
+    assert "subPath" not in mount, "which is never updated"
+    assert {"name": mount["name"], "configMap": {"name": "kinds"}} in pod(manifests)["volumes"]
+
+
 def test_the_schema_knows_every_option_of_the_policy_and_every_value() -> None:
     schema = json.loads((CHART / "values.schema.json").read_text())
     assert schema["properties"]["dfmr"]["properties"].keys() == {name.replace("_", "-") for name in option_fields()}
@@ -241,3 +251,8 @@ def test_notes_warn_of_a_volume_that_replicas_cannot_share() -> None:
     assert "WARNING" not in notes_of("default")
     assert "WARNING" in notes_of("policy")
     assert "WARNING" not in notes_of("hpa")
+
+
+def test_notes_say_what_an_upgrade_needs() -> None:
+    assert "needs 1 free GPU(s) on the node of the cache volume" in notes_of("default")
+    assert "needs 1 free GPU(s).\n" in notes_of("hpa")

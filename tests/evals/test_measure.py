@@ -6,14 +6,15 @@ from pathlib import Path
 import pytest
 from fake_endpoint import TOKENS, FakeEndpoint
 
-from evals.client import Endpoint, RequestFailedError
+from evals import targets
+from evals.client import Endpoint, NotOfferedError, RequestFailedError
 from evals.items import Item
-from evals.measure import Measurement, measure
+from evals.measure import Measurement, _dealt, measure
 from evals.policies import Policy, matrix
-from evals.results import Comparison
+from evals.results import Comparison, Results
 from evals.runner import Asking
 from evals.scoring import exact
-from evals.store import Row, Store
+from evals.store import Row, Store, read_rows
 from evals.summary import Graded, comparisons, summarise, tokens_per_picture
 
 ASKING = Asking(max_tokens=4, concurrency=4)
@@ -180,6 +181,35 @@ def test_comparisons_say_whether_tokens_are_equal() -> None:
     }
     found: list[Comparison] = comparisons(matrix(["dfmr", "fixed", "random"]), graded)
     assert [comparison.matched for comparison in found] == [True, False]
+
+
+def test_a_control_whose_requests_failed_is_not_beaten() -> None:
+    items = [Item(id=name, pictures=("x.png",), question="?", answers=("1",)) for name in "ab"]
+    rows = {name: Row(policy="dfmr", id=name, answer="1", kept=100) for name in "ab"}
+    failed = {**rows, "b": Row(policy="fixed@dfmr", id="b", error="HTTP 503")}
+    for theirs, errors in ((rows, 0), (failed, 1)):
+        graded = {"dfmr": Graded(items, rows, exact), "fixed@dfmr": Graded(items, theirs, exact)}
+        found = comparisons(matrix(["dfmr", "fixed"]), graded)
+        assert [comparison.errors for comparison in found] == [errors]
+        (target,) = (
+            t
+            for t in targets.check(Results(run={}, policies=[], comparisons=found), "dfmr", "yours")
+            if "minus fixed" in t.name
+        )
+        assert (target.measured is None) == (errors > 0)
+
+
+def test_answers_may_hold_any_character(tmp_path: Path) -> None:
+    rows = [Row(policy="p", id=str(i), answer=text) for i, text in enumerate(["a\u2028b", "a\u0085b", "a\nb"])]
+    path = tmp_path / "answers.jsonl"
+    path.write_text("".join(row.model_dump_json() + "\n" for row in rows))
+    assert read_rows(path) == rows
+
+
+def test_regions_have_no_factor_to_deal_out() -> None:
+    assert _dealt(Row(policy="dfmr", id="a", factors=[2, 4])) == [2, 4]
+    with pytest.raises(NotOfferedError, match="regions"):
+        _dealt(Row(policy="dfmr", id="a", factors=[2, None]))
 
 
 def test_tokens_are_per_picture_also_where_only_usage_tells_them() -> None:

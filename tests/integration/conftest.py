@@ -37,6 +37,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         "small",
         "--dtype",
         "float32",
+        "--enable-server-load-tracking",
         "--dfmr-allow-controls",
         "true",
         "--dfmr-baseline-share",

@@ -73,6 +73,29 @@ def test_options_of_the_request_override_the_servers_policy(
     assert ask(server, scene(7), dfmr=options).dfmr["images"][0]["factor"] == factor
 
 
+def test_openais_original_keeps_everything(server: Server) -> None:
+    content = [part(flat(), "original"), {"type": "text", "text": "?"}]
+    body = {"model": "small", "messages": [{"role": "user", "content": content}], "max_tokens": 1}
+    reply = httpx.post(f"{server.url}/v1/chat/completions", json=body, timeout=120)
+    assert reply.json()["dfmr"]["kept_visual_tokens"] == FULL
+
+
+def test_details_are_read_from_messages_with_empty_fields_too(server: Server) -> None:
+    content = [part(noise(), "low"), {"type": "text", "text": "?"}]
+    for empty in ({}, {"reasoning": None}, {"tools": None}, {"name": None}):
+        body = {"model": "small", "messages": [{"role": "user", "content": content, **empty}], "max_tokens": 1}
+        reply = httpx.post(f"{server.url}/v1/chat/completions", json=body, timeout=120)
+        assert reply.json()["dfmr"]["kept_visual_tokens"] < FULL, empty
+
+
+def test_an_image_token_in_the_text_is_text(server: Server) -> None:
+    messages = message(noise(), text="What does the <image> tag do?")
+    body = {"model": "small", "messages": messages, "max_tokens": 1}
+    reply = httpx.post(f"{server.url}/v1/chat/completions", json=body, timeout=120)
+    assert reply.status_code == 200, reply.text
+    assert reply.json()["dfmr"]["kept_visual_tokens"] == FULL
+
+
 def test_a_stream_ends_with_the_report_and_holds_no_token_back(server: Server) -> None:
     stream = server.client.chat.completions.create(
         model="small",

@@ -72,6 +72,17 @@ def test_savings_are_counted_by_profile(server: Server) -> None:
     assert server.total("dfmr_images_total", profile="archive") - images == 2
 
 
+def test_a_key_has_its_profile_on_vllms_other_routes_too(server: Server) -> None:
+    before = server.total("dfmr_visual_tokens_total", profile="archive", stage="kept")
+    body: dict[str, Any] = {"model": "small", "messages": [message(noise(303))], "max_tokens": 1}
+    url, headers = f"{server.url}/v1/chat/completions/batch", {"Authorization": f"Bearer {KEY}"}
+    assert httpx.post(url, json=body, headers=headers, timeout=120).status_code == 200
+    assert server.total("dfmr_visual_tokens_total", profile="archive", stage="kept") - before == 36
+    refused = httpx.post(url, json={**body, "dfmr": {"enabled": False}}, headers=headers, timeout=120)
+    assert refused.status_code == 400
+    assert "dfmr" in refused.text
+
+
 def test_a_profile_that_there_is_not_is_a_400_that_lists_those_that_there_are(server: Server) -> None:
     with pytest.raises(openai.BadRequestError, match="no profile 'fast'; there are archive, default, inspection"):
         ask(server, noise(302), profile="fast")

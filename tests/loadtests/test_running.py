@@ -109,6 +109,9 @@ def test_a_run_that_goes_on_asks_nothing_twice_and_is_told_as_one(
     assert (half.run["resumed"], whole.run["resumed"]) == (1, 2)
     assert half.run["started"] == whole.run["started"]
     assert 0 < half.run["minutes"] <= whole.run["minutes"]
+    monkeypatch.setattr("sys.argv", ["loadtests", *command, "--model", "1b", "--resume"])
+    with pytest.raises(SystemExit, match="no run with these options"):
+        loadtests.__main__.main()
 
 
 def test_a_server_that_refuses_everything_stops_the_run(servers: dict[str, Server], tmp_path: Path) -> None:
@@ -121,18 +124,19 @@ def test_a_server_that_refuses_everything_stops_the_run(servers: dict[str, Serve
 
 
 def test_users_behave_like_an_application(servers: dict[str, Server], tmp_path: Path) -> None:
-    plan = Plan(seconds=4, users={"Application": 2}, distinct_pictures=6)
+    plan = Plan(seconds=4, users={"Application": 2}, pictures=6)
     found = application.run(servers["dfmr"], MATRIX.policies["dfmr"], plan, Gallery(0), tmp_path)
     assert found.ledger.surprises == []
     assert found.ledger.kept < found.ledger.original
     assert any(answer.follow_up for answer in found.ledger.answers)
+    assert found.run.grown("dfmr_cache_misses_total") > plan.pictures, "every upload is a new file"
     assert all(answer.output_tokens == 12 for answer in found.ledger.answers)
     assert found.run.grown("dfmr_visual_tokens_total", stage="kept") == found.ledger.kept
 
 
 def test_chaos_is_accounted_for_to_the_token(servers: dict[str, Server], tmp_path: Path) -> None:
     before = servers["dfmr"].metrics()
-    plan = Plan(seconds=10, users=USERS, rate=30, distinct_pictures=12)
+    plan = Plan(seconds=10, users=USERS, rate=30, pictures=12, again=True)
     found = application.run(servers["dfmr"], MIX, plan, Gallery(1), tmp_path)
     outcomes = found.ledger.outcomes
     assert {"answered", "left", "hasty", "refused", "slow"} <= outcomes.keys(), outcomes

@@ -23,7 +23,8 @@ from server.calibrate import (
     profile,
 )
 from server.histogram import histogram
-from server.policy import PROFILE_FILE, load_settings
+from server.policy import load_settings
+from server.profiles.checkpoint import PROFILE_FILE
 from server.profiles.drift import stability_index
 from server.profiles.format import Fingerprint, read_profile
 
@@ -110,8 +111,8 @@ def test_what_is_written_is_a_checkpoints_profile_and_is_read_as_one(tmp_path: P
     pictures = many()
     found = calibrate(pictures, 144)
     (tmp_path / PROFILE_FILE).write_text(json.dumps(profile(pictures, SERVED, found, 144)))
-    settings, has_profile = load_settings({}, str(tmp_path))
-    assert has_profile
+    settings, read = load_settings({}, str(tmp_path))
+    assert read is not None
     assert (settings.policy.tau, settings.policy.factors) == (found.tau, FACTORS)
     calibration = read_profile(tmp_path / PROFILE_FILE).calibration
     assert calibration is not None

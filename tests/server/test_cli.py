@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from server import cli
-from server.policy import PROFILE_FILE, Policy, ServerSettings, load_settings
+from server.policy import Policy, ServerSettings, load_settings
+from server.profiles.checkpoint import PROFILE_FILE
 
 
 @pytest.fixture(autouse=True)
@@ -111,6 +112,19 @@ class TestOptions:
     def test_may_stand_between_vllms(self) -> None:
         arguments = cli.vllm_arguments(["some/model", "--port", "1", "--dfmr-tau", "0.4", "--seed", "2"])
         assert arguments[2:6] == ["--port", "1", "--seed", "2"]
+
+    @pytest.mark.parametrize("given", [["--config", "serve.yaml"], ["--config=serve.yaml"], ["--model", "some/model"]])
+    def test_that_would_be_overridden_in_silence_are_refused(
+        self, given: list[str], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        with pytest.raises(SystemExit):
+            cli.vllm_arguments(given)
+        assert "is not taken" in capsys.readouterr().err
+
+    @pytest.mark.parametrize("given", [["--revision", "v2"], ["--revision=v2"]])
+    def test_leave_vllm_the_revision_that_the_profile_is_read_at(self, given: list[str]) -> None:
+        arguments = cli.vllm_arguments(["some/model", *given])
+        assert arguments[arguments.index("--revision") + 1] == "v2"
 
     def test_are_explained_with_their_defaults(self, capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(SystemExit) as caught:

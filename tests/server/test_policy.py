@@ -12,7 +12,6 @@ from pydantic import ValidationError
 
 from dfmr_kernels import decide, tokens_after
 from server.policy import (
-    PROFILE_FILE,
     UNTRAINED_FACTORS,
     UNTRAINED_TAU,
     Detail,
@@ -22,6 +21,7 @@ from server.policy import (
     load_settings,
     read_boxes,
 )
+from server.profiles.checkpoint import PROFILE_FILE
 
 INF = math.inf
 GRID = (24, 24)
@@ -199,23 +199,20 @@ class TestSettings:
         return str(tmp_path)
 
     def test_without_a_profile_the_defaults_are_cautious(self, tmp_path: Path) -> None:
-        settings, has_profile = load_settings({}, str(tmp_path))
-        assert not has_profile
+        settings, profile = load_settings({}, str(tmp_path))
+        assert profile is None
         assert (settings.policy.tau, settings.policy.factors) == (UNTRAINED_TAU, UNTRAINED_FACTORS)
 
-    def test_a_hub_name_has_no_profile(self) -> None:
-        assert load_settings({}, "llava-hf/llava-1.5-7b-hf") == (ServerSettings(), False)
-
     def test_the_checkpoints_profile_replaces_the_defaults(self, model: str) -> None:
-        settings, has_profile = load_settings({}, model)
-        assert has_profile
+        settings, profile = load_settings({}, model)
+        assert profile is not None
         assert settings.policy == Policy(tau={2: 0.5, 3: 0.6}, factors=(1, 2, 3))
 
     @pytest.mark.parametrize("nested", [False, True], ids=["flat", "nested"])
     def test_the_operator_overrides_the_profile(self, model: str, nested: bool) -> None:
         asked = {"tau": 0.9}
-        settings, has_profile = load_settings({"dfmr": {"policy": asked} if nested else asked}, model)
-        assert has_profile
+        settings, profile = load_settings({"dfmr": {"policy": asked} if nested else asked}, model)
+        assert profile is not None
         assert settings.policy == Policy(tau=0.9, factors=(1, 2, 3))
 
     def test_policy_and_bounds_may_stand_side_by_side(self, tmp_path: Path) -> None:

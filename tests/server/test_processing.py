@@ -49,8 +49,14 @@ def test_a_prompt_without_pictures_stays_as_it_is() -> None:
     assert prompt["mm_placeholders"] == {"image": []}
 
 
-@pytest.mark.parametrize(("tokens", "pictures"), [(0, 1), (1, 0), (1, 2), (3, 2)])
-def test_a_prompt_with_another_number_of_placeholders_is_refused(tokens: int, pictures: int) -> None:
+def test_an_image_token_that_somebody_wrote_stays_what_it_is() -> None:
+    prompt = prompt_with_features([1, IMAGE, 5, IMAGE, 6], IMAGE, [picture(2, 2)])
+    assert prompt["prompt_token_ids"] == [1, *[IMAGE] * 4, 5, IMAGE, 6]
+    assert prompt["mm_placeholders"] == {"image": [PlaceholderRange(offset=1, length=4)]}
+
+
+@pytest.mark.parametrize(("tokens", "pictures"), [(0, 1), (1, 2)])
+def test_a_prompt_with_too_few_placeholders_is_refused(tokens: int, pictures: int) -> None:
     with pytest.raises(ValueError, match=f"{tokens} image placeholders for {pictures} images"):
         prompt_with_features([1, *[IMAGE] * tokens], IMAGE, [picture(1, 1)] * pictures)
 

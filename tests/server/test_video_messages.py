@@ -1,14 +1,18 @@
 """A chat request with videos, through the real renderer and chat template, up to the engine's input: no engine runs."""
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from listener import Listener
 from pictures import data_url, flat, noise
 from videos import almost_still, video_part, video_url, written
+from vllm.connections import global_http_connection
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.exceptions import VLLMValidationError
 from vllm.renderers.params import ChatParams
@@ -118,6 +122,59 @@ async def test_a_video_counts_as_one_picture_of_the_limit(renderer: DfmrRenderer
     assert sum(one.frames for one in report.videos) == 24
     with pytest.raises(VLLMValidationError, match="At most 4 image"):
         await rendered(renderer, *[video(flat())] * 5)
+
+
+@pytest.fixture
+def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, list[str]]]:
+    """Has a large file, and answers all else with a 503; its address, and the paths that were asked for."""
+    asked: list[str] = []
+
+    class Busy(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            if self.path != "/large.mp4":
+                self.send_error(503)
+                return
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(bytes(100_000))
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    monkeypatch.setattr(global_http_connection, "reuse_client", False)  # Its connections belong to one event loop.
+    listener = Listener(("127.0.0.1", 0), Busy)
+    threading.Thread(target=listener.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{listener.server_port}", asked
+    listener.shutdown()
+    listener.server_close()
+
+
+async def test_too_many_videos_are_refused_before_any_is_fetched(
+    renderer: DfmrRenderer, host: tuple[str, list[str]]
+) -> None:
+    url, asked = host
+    with pytest.raises(VLLMValidationError, match="At most 4 image"):
+        await rendered(renderer, picture(flat()), *[video_part(f"{url}/{i}.mp4") for i in range(4)])
+    assert not asked
+
+
+async def test_what_is_said_of_a_host_that_fails_is_the_failure_and_not_the_request(
+    renderer: DfmrRenderer, host: tuple[str, list[str]]
+) -> None:
+    with pytest.raises(VideoError, match=r"video 0: .*503") as error:
+        await rendered(renderer, video_part(f"{host[0]}/one.mp4"))
+    assert error.value.reason == "fetch"
+    assert "headers" not in str(error.value).lower()
+
+
+async def test_a_file_at_a_host_that_is_too_large_is_called_so(
+    renderer: DfmrRenderer, host: tuple[str, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(renderer, "settings", renderer.settings.model_copy(update={"max_video_bytes": 50_000}))
+    with pytest.raises(VideoError, match=r"video 0: ") as error:
+        await rendered(renderer, video_part(f"{host[0]}/large.mp4"))
+    assert error.value.reason == "too_large"
 
 
 async def test_errors_count_pictures_and_videos_apart(renderer: DfmrRenderer) -> None:

@@ -17,7 +17,7 @@ from server.policy import UNTRAINED_TAU, load_settings
 from server.standin import write_checkpoint
 from training import llava_json
 from training.adapt import Run, Settings
-from training.adapter import Batch, profile
+from training.adapter import Adapter, Batch, profile
 from training.conversation import Encoder
 from training.packing import IGNORED
 from training.visual import feature_maps, kept_tokens
@@ -124,6 +124,16 @@ def test_gradient_checkpointing_changes_no_gradient(settings: Settings, tmp_path
         torch.testing.assert_close(checkpointed, plain)
 
 
+def test_what_was_not_trained_is_written_as_it_was_whatever_training_ran_in(source: Path) -> None:
+    merged = Adapter(str(source), 2, 4, 0.0, torch.bfloat16, "cpu").merged()
+    original = LlavaForConditionalGeneration.from_pretrained(source, dtype="auto").state_dict()
+    assert merged.keys() == original.keys()
+    towers = [name for name in merged if "vision_tower" in name and name.endswith("fc1.weight")]
+    assert towers
+    for name in towers:
+        assert torch.equal(merged[name], original[name]), name
+
+
 def test_pooling_is_the_references(run: Run) -> None:
     maps = feature_maps(run.adapter.llava, torch.randn(3, 3, 70, 70))
     kept = kept_tokens(maps, [2, 1, 3])
@@ -144,8 +154,8 @@ def test_only_answers_are_learnt_and_the_last_one_ends(run: Run, settings: Setti
 
 
 def test_the_profile_names_the_factors_and_stays_cautious(run: Run, source: Path, tmp_path: Path) -> None:
-    settings, trained = load_settings({}, str(run.out / "model"))
-    assert trained
+    settings, written = load_settings({}, str(run.out / "model"))
+    assert written is not None
     assert settings.policy.factors == (1, 2, 3)
     assert profile(str(tmp_path), [2, 4])["policy"] == {"tau": UNTRAINED_TAU, "factors": [1, 2, 4]}
     assert profile(str(source), [1, 2, 8])["policy"]["tau"] == UNTRAINED_TAU

@@ -150,6 +150,11 @@ class CacheAgainstModel(RuleBasedStateMachine):
             assert {factor: f.nbytes for factor, f in entry.features.items()} == expected
             self.model.move_to_end(key)
 
+    @rule()
+    def clear(self) -> None:
+        self.cache.clear()
+        self.model.clear()
+
     @invariant()
     def bytes_are_the_sum_of_the_entries_and_within_the_bound(self) -> None:
         assert self.cache.nbytes == self.size() <= self.bound

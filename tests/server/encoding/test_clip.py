@@ -1,13 +1,17 @@
 """Which frames of a file are looked at, and which files are refused before they cost much."""
 
 import io
+import socket
+import threading
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
 from videos import Container, written
+from vllm.exceptions import GracefulHTTPError
 
+from server.encoding import clip as clip_module
 from server.encoding.clip import Clip, Sampling, decode
 from server.errors import VideoError
 
@@ -81,6 +85,49 @@ def test_other_data_is_refused(data: bytes) -> None:
     with pytest.raises(VideoError) as error:
         clip(data)
     assert error.value.reason == "decode"
+
+
+@pytest.mark.parametrize("start", [b"    ftypjp2 \n", b"\x1a\x45\xdf\xa3\n"])
+def test_a_session_description_in_a_videos_clothes_makes_no_connection(start: bytes) -> None:
+    """FFmpeg takes any text with such a line for an invitation to a stream, and would send there from that port."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as chosen:
+        chosen.bind(("127.0.0.1", 0))
+        port = chosen.getsockname()[1] & ~1
+    text = f"v=0\nc=IN IP4 127.0.0.1\nt=0 0\nm=video {port} RTP/AVP 96\na=rtpmap:96 H264/90000\n"
+    refusals: list[str] = []
+
+    def read() -> None:
+        with pytest.raises(VideoError) as error:
+            clip(start + text.encode() + b" " * 2000)
+        refusals.append(error.value.reason)
+
+    reading = threading.Thread(target=read, daemon=True)
+    reading.start()
+    reading.join(5)
+    assert refusals == ["decode"], "it waits for packets"
+
+
+@containers
+def test_more_pixels_than_can_be_decoded_in_reasonable_time_are_refused(
+    container: Container, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clip_module, "_MAX_PIXELS_PER_SECOND", 64 * 48)
+    assert len(clip(written(ramp(20), container), seconds=20).frames) > 0
+    with pytest.raises(VideoError, match=r"(21|40) frames or more of 0\.0 million pixels") as error:
+        clip(written(ramp(40), container), seconds=20)
+    assert error.value.reason == "too_large"
+
+
+def test_reading_ends_when_nobody_waits_for_it() -> None:
+    read: list[int] = []
+
+    def preprocess(picture: Image.Image) -> NDArray[np.uint8]:
+        read.append(1)
+        return pixels(picture)
+
+    with pytest.raises(GracefulHTTPError):
+        decode(written(ramp(40), "gif"), Sampling(10, 64), 60, preprocess, lambda: len(read) == 3)
+    assert len(read) == 3
 
 
 def test_a_file_that_breaks_off_gives_the_frames_before() -> None:

@@ -155,3 +155,23 @@ def test_transparency_falls_on_the_readers_background() -> None:
     data = encoded(Image.new("RGBA", (4, 4), (255, 0, 0, 0)))
     found = PictureFile(data, ImageMediaIO(rgba_background_color=(0, 0, 9))).decoded()
     assert found.getpixel((0, 0)) == (0, 0, 9)
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_a_picture_without_its_file_is_turned_upright_as_with_it(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = BytesIO()
+    noise(1).resize((40, 20)).save(data, "PNG", exif=exif)
+    alone = Image.open(BytesIO(data.getvalue()))
+    assert as_pil(alone).tobytes() == PictureFile(data.getvalue(), ImageMediaIO()).decoded().tobytes()
+    assert content_key(alone) == content_key(as_pil(alone))
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_a_transparent_picture_without_its_file_falls_on_white(mode: str) -> None:
+    clear = Image.new("RGBA", (4, 4), (0, 0, 0, 0)).convert(mode)
+    if mode == "P":
+        clear.info["transparency"] = clear.getpixel((0, 0))
+    assert as_pil(clear).getpixel((0, 0)) == (255, 255, 255)
+    assert content_key(clear) == content_key(Image.new("RGB", (4, 4), (255, 255, 255)))

@@ -177,6 +177,33 @@ def test_the_first_picture_over_the_intermediate_bound_equals_hugging_face() -> 
     assert_same(clip(), noise(1, length))
 
 
+def test_a_line_that_padding_would_make_a_huge_square_takes_little_memory() -> None:
+    """In a process that may take 400 MB more than it has; a square of its length would have 14 GB."""
+    program = """
+import resource
+from PIL import Image
+from server.encoding.preprocess import Preprocessor
+preprocess = Preprocessor(336, 336, 336, Image.Resampling.BICUBIC, (1, 2, 3), 1 / 255, (0, 0, 0), (1, 1, 1))
+preprocess(Image.new("RGB", (8, 8)))
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+picture = Image.new("L", (1, 60_000), 77)
+resource.setrlimit(resource.RLIMIT_AS, (used + (400 << 20),) * 2)
+made = preprocess(picture)
+assert made.shape == (3, 336, 336) and (made[:, :, 0] == [[1], [2], [3]]).all()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_large_picture_that_is_scaled_before_it_is_padded_is_off_by_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preprocess, "_MAX_PADDED_SIDE", 672)
+    picture = noise(1344, 900).resize((1344, 900))
+    smooth = picture.resize((84, 56)).resize((1344, 900))
+    ours = Preprocessor.from_processor(llava())(smooth)
+    difference = np.abs(ours.astype(int) - by_hugging_face(llava(), smooth))
+    assert difference.mean() < 1
+
+
 @pytest.mark.parametrize("size", [(1, 1), (1, 20), (2, 50), (3, 40), (7, 90), (84, 12), (333, 4), (112, 168)])
 def test_cropping_before_scaling_is_exact_at_whole_scales(
     size: tuple[int, int], monkeypatch: pytest.MonkeyPatch

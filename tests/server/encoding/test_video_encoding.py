@@ -2,6 +2,8 @@
 
 import asyncio
 import math
+import threading
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +15,8 @@ from videos import almost_still, written
 
 from dfmr_kernels.decide import grid_after
 from dfmr_kernels.video import Window, pool
+from server.encoding import video as video_module
+from server.encoding.clip import Clip
 from server.encoding.decisions import Budget
 from server.encoding.encoder import Picture
 from server.encoding.jobs import EncodeJob
@@ -171,6 +175,42 @@ async def test_a_request_that_goes_away_leaves_its_place() -> None:
         await task
     tower.open.set()
     assert len(await videos.encode([video(almost_still(noise(2), 2))], policy())) == 1
+
+
+async def test_decoding_ends_when_its_request_goes_away_and_delays_no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    began, ended = threading.Semaphore(0), threading.Semaphore(0)
+
+    def endless(*arguments: Any) -> Clip:
+        stopped, end = arguments[-1], time.monotonic() + 60
+        began.release()
+        while not stopped() and time.monotonic() < end:
+            time.sleep(0.001)
+        ended.release()
+        raise VideoError(None, "decode", "stopped")
+
+    monkeypatch.setattr(video_module, "decode", endless)
+    tower = Tower()
+    pictures = encoder_of(tower)
+    videos = VideoEncoder(pictures, ServerSettings(policy=POLICY), tower.sync)
+    tasks = [asyncio.create_task(videos.encode([video(almost_still(noise(i), 2))], policy())) for i in range(2)]
+    try:
+        for _ in tasks:
+            assert await asyncio.to_thread(began.acquire, True, 10)
+        async with asyncio.timeout(10):
+            await pictures.encode([Picture(noise(5))], POLICY)
+        tasks[0].cancel()
+        assert await asyncio.to_thread(ended.acquire, True, 10)
+    finally:
+        videos.close()
+    assert await asyncio.to_thread(ended.acquire, True, 10)
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_what_is_remembered_is_as_large_as_it_says() -> None:
+    found = await encoded(video([noise(1)], almost_still(flat(), 9)))
+    assert [scene.window.t for scene in found.scenes] == [1, 9]
+    for scene in found.scenes:
+        assert scene.features.untyped_storage().nbytes() == scene.features.nbytes
 
 
 async def test_a_video_becomes_as_many_pictures_in_the_prompt_as_it_has_slices() -> None:

@@ -22,7 +22,7 @@ _names = (f"test-drift-{i}" for i in count())
 
 def calibration(**changes: object) -> Calibration:
     edges = tuple(i / 10 for i in range(1, 10))
-    return Calibration.model_validate({**CALIBRATION, "edges": edges, "shares": SHARES, **changes})
+    return Calibration.model_validate({**CALIBRATION, "pictures": 1000, "edges": edges, "shares": SHARES, **changes})
 
 
 @given(st.lists(st.integers(0, 500), min_size=10, max_size=10).filter(any))
@@ -47,6 +47,20 @@ def test_pictures_like_those_of_the_calibration_do_not_drift() -> None:
     assert window.score_drift is not None
     assert window.score_drift < 0.05
     assert window.keep_drift == 0
+
+
+@pytest.mark.parametrize("pictures", [30, 50, 100])
+def test_a_calibration_of_few_pictures_does_not_look_like_a_drift_for_ever(pictures: int) -> None:
+    rng = np.random.default_rng(0)
+    drifts = []
+    for _ in range(20):
+        edges = tuple(np.quantile(rng.random(pictures), np.arange(1, 10) / 10).tolist())
+        window = Window("w", calibration(pictures=pictures, edges=edges), Drift())
+        for score in rng.random(2000):
+            window.add(float(score), 144)
+        drifts.append(window.score_drift or 0)
+    assert np.median(drifts) < 0.1
+    assert np.mean(np.array(drifts) > 0.25) <= 0.1
 
 
 def test_nothing_is_said_of_few_pictures() -> None:
@@ -130,4 +144,13 @@ class TestWatch:
         assert self.gauge("dfmr_keep_drift", model, "gauges") == pytest.approx(1)
         changed = self.ENTRY._replace(calibration=calibration(target_tokens=100))
         watch.adopt(ProfileBook({"gauges": changed}))
+        assert math.isnan(self.gauge("dfmr_keep_drift", model, "gauges") or 0)
+
+    def test_the_gauges_of_a_profile_that_is_gone_say_nothing(self) -> None:
+        model = next(_names)
+        watch = DriftWatch(model, (1, 2))
+        watch.adopt(ProfileBook({"gauges": self.ENTRY}))
+        watch.observe("gauges", [((0.0, 0.5), 288)] * 30)
+        watch.adopt(ProfileBook({"gauges": Entry(Policy()), "others": self.ENTRY}))
+        assert math.isnan(self.gauge("dfmr_score_drift", model, "gauges") or 0)
         assert math.isnan(self.gauge("dfmr_keep_drift", model, "gauges") or 0)

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from test_profiles_format import CALIBRATION, ENCODER
 
-from server.policy import PROFILE_FILE, DfmrOptions, Policy, ServerSettings
+from server.policy import DfmrOptions, Policy, ServerSettings
 from server.profiles.book import ProfileBook, key_digest, load_book
+from server.profiles.checkpoint import PROFILE_FILE, checkpoint_profile
 
 KEY = "sk-0123"
 DIGEST = hashlib.sha256(KEY.encode()).hexdigest()
@@ -23,10 +24,10 @@ keys: {{{DIGEST}: archive}}
 OWN = Policy(tau=0.5, factors=(1, 2, 3, 4))
 
 
-def book(folder: Path, text: str = FILE, model: str = "hub/name", **settings: Any) -> ProfileBook:
+def book(folder: Path, text: str = FILE, **settings: Any) -> ProfileBook:
     path = folder / "profiles.yaml"
     path.write_text(text)
-    return load_book(ServerSettings(policy=OWN, profiles=str(path), **settings), model)
+    return load_book(ServerSettings(policy=OWN, profiles=str(path), **settings))
 
 
 @pytest.mark.parametrize(
@@ -67,7 +68,7 @@ def test_a_profile_that_there_is_not_is_refused_with_those_that_there_are(tmp_pa
 
 
 def test_without_a_file_there_is_the_servers_own_policy() -> None:
-    alone = load_book(ServerSettings(policy=OWN), "hub/name")
+    alone = load_book(ServerSettings(policy=OWN))
     assert alone.choose(DfmrOptions(tau=0.1), DIGEST).name == "default"
     assert alone.candidates == OWN.candidates
 
@@ -96,7 +97,7 @@ def test_a_wrong_policy_is_named(tmp_path: Path, text: str, said: str) -> None:
 )
 def test_the_servers_profile_must_exist(tmp_path: Path, file: bool, said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        book(tmp_path, profile="fast") if file else load_book(ServerSettings(profile="fast"), "hub/name")
+        book(tmp_path, profile="fast") if file else load_book(ServerSettings(profile="fast"))
 
 
 def calibrated(folder: Path, name: str = "gauges.json", **changes: Any) -> None:
@@ -141,8 +142,9 @@ class TestCalibrated:
     def test_the_checkpoints_own_is_watched_until_the_operator_sets_other_thresholds(self, tmp_path: Path) -> None:
         calibrated(tmp_path, PROFILE_FILE)
         own = ServerSettings(policy=Policy(tau={2: 0.3, 3: 0.4}, factors=(1, 2, 3)))
-        assert load_book(own, str(tmp_path)).entries["default"].calibration is not None
-        assert load_book(ServerSettings(policy=OWN), str(tmp_path)).entries["default"].calibration is None
+        checkpoints = checkpoint_profile(str(tmp_path))
+        assert load_book(own, checkpoints).entries["default"].calibration is not None
+        assert load_book(ServerSettings(policy=OWN), checkpoints).entries["default"].calibration is None
 
 
 def test_a_factor_that_is_not_measured_needs_a_restart(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def store_of(path: Path) -> ProfileStore:
-    return ProfileStore(ServerSettings(policy=Policy(factors=(1, 2)), profiles=str(path)), "hub/name", "c")
+    return ProfileStore(ServerSettings(policy=Policy(factors=(1, 2)), profiles=str(path)), None, "c")
 
 
 async def until(store: ProfileStore, name: str) -> None:

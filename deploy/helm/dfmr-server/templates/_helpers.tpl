@@ -28,6 +28,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- range $name, $value := .Values.dfmr -}}
 {{- $args = concat $args (list (printf "--dfmr-%s" $name) (kindIs "string" $value | ternary $value (toJson $value))) -}}
 {{- end -}}
+{{- if .Values.profilesConfigMap }}{{ $args = concat $args (list "--dfmr-profiles" "/profiles/profiles.yaml") }}{{ end -}}
 {{- with concat $args .Values.args }}{{ toYaml . }}{{ end -}}
 {{- end -}}
 
