@@ -129,7 +129,7 @@ def test_users_behave_like_an_application(servers: dict[str, Server], tmp_path: 
     assert found.ledger.surprises == []
     assert found.ledger.kept < found.ledger.original
     assert any(answer.follow_up for answer in found.ledger.answers)
-    assert found.run.grown("dfmr_cache_misses_total") > plan.pictures, "every upload is a new file"
+    assert found.run.grown("distinct_pictures") > plan.pictures, "every upload is a new file"
     assert all(answer.output_tokens == 12 for answer in found.ledger.answers)
     assert found.run.grown("dfmr_visual_tokens_total", stage="kept") == found.ledger.kept
 
