@@ -181,7 +181,7 @@ class Endpoint:
             NotOfferedError: the endpoint has no route that tells them.
         """
         gate = asyncio.Semaphore(concurrency)
-        if await self.explain(_blank(), {"enabled": True}) is None:
+        if not self.offer.tokens:
             raise NotOfferedError("a token target needs /v1/dfmr/explain")
 
         async def one(url: str) -> dict[int, float] | None:

@@ -86,7 +86,7 @@ def run_bench(arguments: argparse.Namespace) -> bool:
     chosen = matrix.chosen(arguments.size, arguments.only, arguments.rounds, arguments.policies)
     folder = WORK / arguments.size
     folder.mkdir(parents=True, exist_ok=True)
-    _settle(folder, arguments)
+    _begin_or_resume(folder, arguments)
     model = arguments.model if any(s.model == "bench" for s in chosen) else "tiny"
     results = Results(run={**_about(arguments, model), **_earlier(folder)})
     try:
@@ -108,7 +108,7 @@ def run_bench(arguments: argparse.Namespace) -> bool:
     return _finish(results, arguments)
 
 
-def _settle(folder: Path, arguments: argparse.Namespace) -> None:
+def _begin_or_resume(folder: Path, arguments: argparse.Namespace) -> None:
     """Begin anew, or make sure that what is resumed was measured in the same way.
 
     Raises:

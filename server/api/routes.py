@@ -30,7 +30,6 @@ from server.api.schemas import (
 from server.api.stream import with_last_chunk
 from server.encoding.decisions import Budget
 from server.encoding.encoder import Picture, PictureEncoder
-from server.profiles.book import key_digest
 from server.request import RequestState, current_request
 from server.request_log import RequestLog
 from server.savings import Report
@@ -95,9 +94,7 @@ async def explain(request: ExplainRequest, raw_request: Request) -> ExplainRespo
         raise NotImplementedError("the served model takes no pictures")
     if request.video_url is not None:
         part = VideoPart(request.video_url.url, request.video_url.detail)
-        policy = renderer.profiles.book.choose(
-            request.dfmr, key_digest(raw_request.headers.get("authorization"))
-        ).policy
+        policy = renderer.profiles.book.choose(request.dfmr, _key()).policy
         (video,) = await fetch_async(connector_of(renderer.model_config), [part], renderer.settings.max_video_bytes)
         return await explain_video(renderer.videos, Picture(video, part.detail), policy, request.overlay)
     assert request.image_url is not None
@@ -106,7 +103,7 @@ async def explain(request: ExplainRequest, raw_request: Request) -> ExplainRespo
     boxes = request.image_url.protect + sum((request.dfmr and request.dfmr.protect) or (), ())
     picture = Picture(image, request.image_url.detail, boxes)
     await encoder.look_at([picture])
-    profile, policy = renderer.profiles.book.choose(request.dfmr, key_digest(raw_request.headers.get("authorization")))
+    profile, policy = renderer.profiles.book.choose(request.dfmr, _key())
     (encoded,) = await encoder.encode([picture], policy, Budget(policy.max_visual_tokens))
     return await encoder.in_thread(explanation, encoder, picture, policy, profile, encoded, overlay=request.overlay)
 
@@ -122,6 +119,12 @@ async def ready(raw_request: Request) -> Response:
     return await health(raw_request)
 
 
+def _key() -> str | None:
+    """Digest of the request's API key, as the middleware made it."""
+    state = current_request.get()
+    return None if state is None else state.key
+
+
 async def _with_report(
     handler: Callable[..., Awaitable[Response | None]],
     request: BaseModel,
@@ -129,7 +132,7 @@ async def _with_report(
     state: RequestState,
 ) -> Response | None:
     """Run vLLM's handler with this request's options in force, and add the report to what it answers."""
-    state.key, state.counts = key_digest(raw_request.headers.get("authorization")), True
+    state.key, state.counts = _key(), True
     began = time.perf_counter()
     token = current_request.set(state)
     try:

@@ -156,9 +156,8 @@ def _container(data: bytes, max_seconds: float) -> _Source:
         size = int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)), int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
         check_frame_pixel_limit(*size)
         pixels, fps = math.prod(size), capture.get(cv2.CAP_PROP_FPS)
-        if (
-            not 0 < fps <= _MAX_SOURCE_FPS
-        ):  # As browsers record: the number of frames is made from it, and is no more true.
+        if not 0 < fps <= _MAX_SOURCE_FPS:
+            # As browsers record. The number of frames is made from the rate, and is as little true.
             return _Source(_captured(data, fps), pixels, None)
         # Before the whole look at the header, which goes to the last frame, and may decode all before it.
         _check_work(int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), pixels, max_seconds)

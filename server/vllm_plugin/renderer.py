@@ -200,7 +200,8 @@ class DfmrRenderer(HfRenderer):
             stills = protected(stills, request.options)
             chosen = self._chosen(request, [*stills, *clips])
             videos = self.videos.encode_sync(clips, chosen.policy)
-            budget = self._beside(videos, stills, chosen.policy, request, self._budget(prompt, chosen.policy, request))
+            whole = self._budget(len(prompt) - len(pictures), chosen.policy, request)
+            budget = self._beside(videos, stills, chosen.policy, request, whole)
             encoded = self.encoder.encode_sync(stills, chosen.policy, budget)
             return self._accept(prompt, pictures, encoded, videos, request, chosen.name, count=not skip_mm_cache)
         except RefusedError as error:
@@ -235,7 +236,8 @@ class DfmrRenderer(HfRenderer):
             await self.encoder.look_at(stills)
             chosen = self._chosen(request, [*stills, *clips])
             videos = await self.videos.encode(clips, chosen.policy)
-            budget = self._beside(videos, stills, chosen.policy, request, self._budget(prompt, chosen.policy, request))
+            whole = self._budget(len(prompt) - len(pictures), chosen.policy, request)
+            budget = self._beside(videos, stills, chosen.policy, request, whole)
             encoded = await self.encoder.encode(stills, chosen.policy, budget)
             engine_input = self._accept(
                 prompt, pictures, encoded, videos, request, chosen.name, count=not skip_mm_cache
@@ -295,8 +297,8 @@ class DfmrRenderer(HfRenderer):
                 raise PictureError(index, "missing", "has a uuid only; resend the picture itself")
         return pictures
 
-    def _budget(self, prompt: list[int], policy: Policy, request: RequestState) -> Budget:
-        """What the request's pictures may keep together.
+    def _budget(self, words: int, policy: Policy, request: RequestState) -> Budget:
+        """What the request's pictures may keep together, beside so many other tokens of the prompt.
 
         An answer as long as ``max_tokens`` comes first. Where no pooling makes room for it, vLLM shortens the answer
         anyway, so then the usual room is enough, and at last any.
@@ -304,7 +306,7 @@ class DfmrRenderer(HfRenderer):
         if not policy.fit_context:
             return Budget(policy.max_visual_tokens)
         limit = self.model_config.max_model_len
-        room = limit - sum(token != self._image_token for token in prompt)
+        room = limit - words
         answers = (request.max_tokens, min(ANSWER_TOKENS, limit // 8), 1)
         return Budget(policy.max_visual_tokens, tuple(room - answer for answer in answers if answer))
 
